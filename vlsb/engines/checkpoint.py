@@ -101,7 +101,7 @@ class Weights:
 
 
 def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weights:
-    """The checkpoint that `weights` names: a folder, or a hub id. Blocking.
+    """Return the checkpoint that `weights` names: a folder, or a hub id. Blocking.
 
     Raises ConfigError for what cannot be one, AuthenticationError where the hub wants a token.
     """
@@ -206,7 +206,7 @@ def content_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's whole content. Raises ConfigError where it cannot be read."""
+    """Return the sha256 of a file's whole content. Raises ConfigError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -253,7 +253,7 @@ def _spans(header: bytes, path: Path) -> Iterator[tuple[int, int]]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty without one. Raises ConfigError for anything else in it."""
+    """Return the JSON object in a file, empty without one. Raises ConfigError for anything else in it."""
     if not path.is_file():
         return {}
     try:

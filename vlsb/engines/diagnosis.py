@@ -51,7 +51,7 @@ class _Rule:
 
 
 def diagnose(log_text: str, exit_code: int | None, *, repair: str = "") -> Cause | None:
-    """The recognised cause of an engine's end, None for one that nobody knows.
+    """Return the recognised cause of an engine's end, None for one that nobody knows.
 
     `exit_code` is negative for a signal; `repair` is what to do about a broken environment. The first rule
     that matches wins, so the more specific come first.
@@ -452,7 +452,7 @@ def log_text(path: Path, start: int = 0, *, most_bytes: int = _MOST_BYTES) -> st
 
 
 def log_end(text: str) -> Untrusted:
-    """The last whole lines of a log, as many as one can read on a screen."""
+    """Return the last whole lines of a log, as many as one can read on a screen."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip(" \t~^")]
     kept: list[str] = []
     for line in reversed(lines):

@@ -39,7 +39,7 @@ class PromptJob:
     image: str
 
     def decoded_image(self) -> Any:
-        """The image, decoded as the authors' script does."""
+        """Return the image, decoded as the authors' script does."""
         pillow = importlib.import_module("PIL.Image")
         return pillow.open(io.BytesIO(base64.b64decode(self.image))).convert("RGB")
 

@@ -229,7 +229,7 @@ def _shown(value: Any) -> str:
 
 
 def is_inline(template: str) -> bool:
-    """Whether it is a template itself and not a path; the engine tells them apart in this way too."""
+    """Tell whether it is a template itself and not a path; the engine tells them apart in this way too."""
     return any(each in template for each in "{}\n")
 
 

@@ -73,7 +73,7 @@ class GpuListing:
 
 
 def gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> tuple[Gpu, ...]:
-    """The GPUs that an engine started in this environment may use; see `GpuListing.checked`."""
+    """Return the GPUs that an engine started in this environment may use; see `GpuListing.checked`."""
     return _listing(environment, timeout_s, _DEVICES).checked().gpus
 
 
@@ -91,7 +91,7 @@ def list_gpus(
 
 
 def memory_bytes() -> int:
-    """The memory that processes here may use: the machine's, or less where a container has a limit."""
+    """Return the memory that processes here may use: the machine's, or less where a container has a limit."""
     return min([psutil.virtual_memory().total, *container_limits(Path("/"))])
 
 
@@ -116,7 +116,7 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
 
 def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that a value of CUDA_VISIBLE_DEVICES leaves, in its order; all of them without one.
+    """Return the GPUs that a value of CUDA_VISIBLE_DEVICES leaves, in its order; all of them without one.
 
     As CUDA reads it, the list ends at the first entry that names none of them. A MIG slice has no row of
     its own, so a value that names one leaves all: what it belongs to is not known here.

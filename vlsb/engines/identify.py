@@ -52,7 +52,7 @@ def identify(
 
 
 def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile | None:
-    """The family that serves what a config.json describes; what we converted is told apart."""
+    """Return the family that serves what a config.json describes; what we converted is told apart."""
     architectures, vision_type = architectures_of(config), _vision_type(config)
     for family in (*FAMILIES.values(), *NEWER.values()):
         if family.source_architecture is not None:
@@ -66,7 +66,7 @@ def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile 
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """The architectures that a config.json names."""
+    """Return the architectures that a config.json names."""
     found = config.get("architectures")
     return [str(each) for each in found] if isinstance(found, list) else []
 
@@ -78,7 +78,7 @@ def _vision_type(config: Mapping[str, Any]) -> str | None:
 
 
 def code_files(config: Mapping[str, Any]) -> list[str]:
-    """The Python files of its own repository that a config file wants to be run."""
+    """Return the Python files of its own repository that a config file wants to be run."""
     named = config.get("auto_map")
     if not isinstance(named, Mapping):
         return []
@@ -150,7 +150,7 @@ def require_served(name: str, architecture: str, engine: Architectures) -> None:
 
 
 def _tables(tree: ast.Module) -> dict[str, dict[str, Any]]:
-    """The registry's dictionaries by name: each value is a literal, or None for what is none."""
+    """Return the registry's dictionaries by name: each value is a literal, or None for what is none."""
     tables: dict[str, dict[str, Any]] = {}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)

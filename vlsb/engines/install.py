@@ -119,7 +119,7 @@ def find_engine(
     has_gpu: bool,
     family: str | None = None,
 ) -> Engine:
-    """The engine to serve a family with, for `--engine auto|PATH|ENV`.
+    """Return the engine to serve a family with, for `--engine auto|PATH|ENV`.
 
     `auto` is the environment built here, else a fitting `vllm` on PATH, else EngineMissingError. Anything
     else is taken as it is: a program, an environment's folder, or a program's name on PATH; ConfigError if
@@ -204,7 +204,7 @@ def discard_engine(pin: EnginePin, places: Places, *, has_gpu: bool) -> None:
 
 
 def installed_engines(places: Places) -> list[InstalledEngine]:
-    """The environments in our folder of engines, by name, those of earlier pins included."""
+    """Return the environments in our folder of engines, by name, those of earlier pins included."""
     try:
         folders = sorted(path for path in places.engines.iterdir() if path.is_dir())
     except OSError:
@@ -241,7 +241,7 @@ def engine_prefix(pin: EnginePin, places: Places, *, has_gpu: bool) -> Path:
 
 
 def pinned_version(pin: EnginePin, *, has_gpu: bool) -> str:
-    """The engine's version for this kind of machine."""
+    """Return the engine's version for this kind of machine."""
     return pin.gpu_version if has_gpu else pin.cpu_version
 
 
@@ -258,7 +258,7 @@ def requirements(pin: EnginePin, *, has_gpu: bool) -> list[str]:
 
 
 def install_command(pin: EnginePin, family: str | None = None) -> str:
-    """The one command that makes a pin's engine ready."""
+    """Return the one command that makes a pin's engine ready."""
     known = [each.name for each in FAMILIES.values() if each.engine.name == pin.name]
     return f"vlsb engine install {family or next(iter(known), pin.name)}"
 
@@ -295,7 +295,7 @@ def version_problem(pin: EnginePin, version: str, transformers: str | None) -> s
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version's release: (0, 9, 2) for 0.9.2.post2+cpu."""
+    """Return the numbers of a version's release: (0, 9, 2) for 0.9.2.post2+cpu."""
     found = re.match(r"v?([0-9]+(?:\.[0-9]+)*)", version)
     return tuple(int(each) for each in found[1].split(".")) if found else ()
 
@@ -313,7 +313,7 @@ def _chosen_engine(pin: EnginePin, choice: str, environment: Mapping[str, str]) 
 
 
 def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -> Engine:
-    """The engine of an executable; ConfigError if it is none or cannot serve the pin's families."""
+    """Return the engine of an executable; ConfigError if it is none or cannot serve the pin's families."""
     engine, transformers = _identify(executable, environment)
     problem = version_problem(pin, engine.version, transformers)
     if problem is not None:
@@ -322,7 +322,7 @@ def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -
 
 
 def _needs_gpu(engine: Engine) -> bool:
-    """Whether a build is for CUDA: the one whose version says nothing, or names its CUDA."""
+    """Tell whether a build is for CUDA: the one whose version says nothing, or names its CUDA."""
     local = engine.version.partition("+")[2]
     return not engine.is_cpu and (not local or local.startswith("cu"))
 
@@ -348,7 +348,7 @@ def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine,
 
 
 def _interpreter(executable: Path) -> Path | None:
-    """The Python that a console script names in its first lines; None for any other program."""
+    """Return the Python that a console script names in its first lines; None for any other program."""
     try:
         with executable.open("rb") as file:
             found = _SHEBANG.match(file.read(_HEAD_BYTES))

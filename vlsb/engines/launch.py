@@ -137,7 +137,7 @@ class _Start:
         on_progress(self._now)
 
     async def run(self, timeout_s: float) -> RunningServer:
-        """The server once it has answered; nothing of it is left if this does not return."""
+        """Return the server once it has answered; nothing of it is left if this does not return."""
         arguments = [*self._command(), self._own_name]
         process = start_process(arguments, environment=self._environment, log=self._log.path)
         try:
@@ -157,7 +157,7 @@ class _Start:
         )
 
     def exit_error(self, code: int) -> ServerExitedError:
-        """The error that says why the engine ended, or shows how its log does."""
+        """Return the error that says why the engine ended, or shows how its log does."""
         text = self._log.text()
         if cause := diagnose(text, code, repair=self._repair):
             return ServerExitedError(f"{self._name}: {cause.message} The engine's log: {self._log.path}")

@@ -340,7 +340,7 @@ async def ready_engine(
     say: Callable[[str], None] = _say_nothing,
     is_running: bool = False,
 ) -> ReadyEngine:
-    """The engine that `--engine` says, installed first if it is missing and `may_install` agrees.
+    """Return the engine that `--engine` says, installed first if it is missing and `may_install` agrees.
 
     What would stop the model later is found before; of one that `is_running`, that has its memory already,
     nothing. EngineMissingError names the command that installs.
@@ -383,7 +383,7 @@ async def ready_engine(
 
 
 def _installed_as(model: ModelProfile) -> str | None:
-    """The name by which `vlsb engine install` knows a model's engine; None for its usual one."""
+    """Return the name by which `vlsb engine install` knows a model's engine; None for its usual one."""
     return None if model.family == GENERIC else model.family
 
 
@@ -395,7 +395,7 @@ async def plan_start(
     environment: Mapping[str, str],
     on_progress: OnProgress = ignore,
 ) -> ServerPlan:
-    """The plan of a server; weights in the original LLaVA layout are converted first."""
+    """Return the plan of a server; weights in the original LLaVA layout are converted first."""
     if model.source_architecture is not None:
         folder = await servable_folder(
             wishes.weights or model.weights,

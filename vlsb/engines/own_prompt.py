@@ -121,7 +121,7 @@ class _Check:
     # What the engine says.
 
     def _request(self, png: bytes) -> dict[str, Any]:
-        """The fields of the very request that a run would send of the probe."""
+        """Return the fields of the very request that a run would send of the probe."""
         fields: dict[str, Any] = strict_json.loads(b"".join(probe_request(self._served, self._model, png)))
         return fields
 
@@ -189,7 +189,7 @@ def _differ(one: _Reply, other: _Reply, *, noise: float) -> bool:
 
 
 def _distance(one: _Reply, other: _Reply) -> float:
-    """The largest difference between log-probabilities of the same token at the same place."""
+    """Return the largest difference between log-probabilities of the same token at the same place."""
     pairs = zip(one.chances, other.chances, strict=False)
     found = [abs(left[token] - right[token]) for left, right in pairs for token in left.keys() & right.keys()]
     return max(found, default=0.0)

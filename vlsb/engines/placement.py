@@ -47,7 +47,7 @@ class Forecast:
     heads: int = 0
 
     def fits(self, count: int, usable_bytes: float) -> bool:
-        """Whether `count` GPUs hold it that an engine may use so much of, and share its heads evenly."""
+        """Tell whether `count` GPUs hold it that an engine may use so much of, and share its heads evenly."""
         return self.heads % count == 0 and self.per_gpu(count) <= usable_bytes
 
     def per_gpu(self, count: int) -> int:
@@ -211,7 +211,7 @@ def gpus_taken(model: ModelProfile, wishes: Wishes) -> int:
 
 
 def declares_gpus(model: ModelProfile, wishes: Wishes) -> bool:
-    """Whether its own config or the wishes say how many GPUs its engine takes."""
+    """Tell whether its own config or the wishes say how many GPUs its engine takes."""
     return not known_settings(model, wishes).keys().isdisjoint(_PARALLEL)
 
 
@@ -247,7 +247,7 @@ def gpu_count(settings: Mapping[str, Any]) -> int | None:
 
 
 def weights_to_load(model: ModelProfile, wishes: Wishes) -> list[Weights]:
-    """The weights, and the tower that an original LLaVA's are converted with."""
+    """Return the weights, and the tower that an original LLaVA's are converted with."""
     revision = weights_revision(model, wishes, read_config(model.config))
     weights = open_weights(wishes.weights or model.weights, revision=revision, offline=wishes.offline)
     source = model.source_architecture

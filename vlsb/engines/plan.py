@@ -98,14 +98,14 @@ class Lora:
         return cls(name, str(path.resolve()))
 
     def settings(self) -> dict[str, Any]:
-        """The engine's options for it."""
+        """Return the engine's options for it."""
         rank = json_object(Path(self.weights) / ADAPTER_CONFIG).get("r")
         settings = {"enable-lora": True, "lora-modules": [f"{self.name}={self.weights}"]}
         return settings | ({"max-lora-rank": _lora_rank(rank)} if isinstance(rank, int) else {})
 
 
 def _lora_rank(rank: int) -> int:
-    """The least of the ranks that the engine takes which holds it."""
+    """Return the least of the ranks that the engine takes which holds it."""
     return next((each for each in (8, 16, 32, 64, 128, 256, 320, 512) if each >= rank), rank)
 
 
@@ -162,7 +162,7 @@ class ServerPlan:
         return _PARSER_OPTION in self.arguments
 
     def without_parser(self) -> ServerPlan:
-        """The same without the profile's reasoning parser."""
+        """Return the same without the profile's reasoning parser."""
         place = self.arguments.index(_PARSER_OPTION)
         return replace(self, arguments=(*self.arguments[:place], *self.arguments[place + 2 :]))
 
@@ -240,7 +240,7 @@ def facts_as(
 
 
 def weights_revision(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> str | None:
-    """The hub's revision to take: the one that is wished for, else that of the model's own weights."""
+    """Return the hub's revision to take: the one that is wished for, else that of the model's own weights."""
     if wishes.revision is not None or wishes.weights is not None:
         return wishes.revision
     return model.revision or (str(written["revision"]) if "revision" in written else None)
@@ -252,7 +252,7 @@ def weights_revision(model: ModelProfile, wishes: Wishes, written: Mapping[str, 
 def _settings(
     model: ModelProfile, written: Mapping[str, Any], wishes: Wishes, weights: Weights, *, on_cpu: bool
 ) -> dict[str, Any]:
-    """The file's settings under the machine's and the wishes."""
+    """Return the file's settings under the machine's and the wishes."""
     settings = {name: value for name, value in written.items() if name not in OVERRULED_IN_FILES}
     template = settings.get("chat-template")
     if template is None and model.chat_template:
@@ -288,12 +288,12 @@ def _least_context(model: ModelProfile, wishes: Wishes, weights: Weights) -> int
 
 
 def _may_think(wishes: Wishes, weights: Weights) -> bool:
-    """Whether a model that is asked as wished may think: its template speaks of thoughts."""
+    """Tell whether a model that is asked as wished may think: its template speaks of thoughts."""
     return wishes.thinks is not False and _THOUGHT.search(chat_template(weights) or "") is not None
 
 
 def _thinking_settings(model: ModelProfile, wishes: Wishes, weights: Weights) -> dict[str, Any]:
-    """The engine's reasoning parser; whether it leaves an answer is seen once the engine is up."""
+    """Return the engine's reasoning parser; whether it leaves an answer is seen once the engine is up."""
     parser = model.reasoning_parser or (
         _USUAL_PARSER if "<think>" in (chat_template(weights) or "") else None
     )

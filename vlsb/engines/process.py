@@ -181,7 +181,7 @@ def start_process(
 
 
 def _engine_of(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
-    """The engine, once the reaper has said which process it is."""
+    """Return the engine, once the reaper has said which process it is."""
     words = status.readline().split()
     if words[:1] == [b"pid"]:
         return EngineProcess(parent, pid=int(words[1]), status=status, hold=hold)
@@ -207,7 +207,7 @@ def open_log(path: Path) -> Iterator[BinaryIO]:
 
 
 def _session(leader: int) -> Iterator[int]:
-    """The living processes of a session."""
+    """Return the living processes of a session."""
     for pid in psutil.pids():
         with suppress(ProcessLookupError, PermissionError, psutil.Error):
             # Who has ended holds nothing any more, whenever its parent collects it.

@@ -55,7 +55,7 @@ _SHOWN_IDS = 5
 
 
 def is_comparable(plan: ServerPlan) -> bool:
-    """Whether a plan means the authors' prompt at all: no deviation of the user's touches it."""
+    """Tell whether a plan means the authors' prompt at all: no deviation of the user's touches it."""
     return plan.model.prompt_source != "own" and not any(
         each.startswith(_OTHER_PROMPT) for each in plan.deviations
     )
@@ -160,7 +160,7 @@ async def engine_client(server: RunningServer, failure: str, *, timeout_s: float
 
 
 def probe_request(name: str, model: ModelProfile, png: bytes | None = None) -> tuple[bytes, ...]:
-    """The request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks.
+    """Return the request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks.
 
     `png` is another image than the usual one.
     """

@@ -97,7 +97,7 @@ def _object(reply: httpx.Response) -> dict[str, Any]:
 
 
 def image_question(model: str) -> bytes:
-    """The body of a chat about the probe image that is to be answered in one token."""
+    """Return the body of a chat about the probe image that is to be answered in one token."""
     url = f"data:image/png;base64,{base64.b64encode(probe_image()).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": url}},

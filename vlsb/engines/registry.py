@@ -113,7 +113,7 @@ class ServerRecord:
 
 
 def is_process(pid: int, began_at: float) -> bool:
-    """Whether a process with this pid lives and is the one that began then."""
+    """Tell whether a process with this pid lives and is the one that began then."""
     return process_began_at(pid) == began_at
 
 
@@ -165,7 +165,7 @@ def file_name(name: str) -> str:
 
 
 def open_state_folder(places: Places) -> Path:
-    """The folder for state files and logs, made if missing, this user's alone. Raises StoreError."""
+    """Return the folder for state files and logs, made if missing, this user's alone. Raises StoreError."""
     folder = places.state
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord
 
 
 def find_running(places: Places, name: str, *, say: Say | None = None) -> ServerRecord | None:
-    """The server of that name that runs here, if any; the youngest, should there be several.
+    """Return the server of that name that runs here, if any; the youngest, should there be several.
 
     One that is about to end is not counted.
     """
@@ -264,7 +264,7 @@ def sole_server(places: Places, name: str) -> Iterator[None]:
 
 
 def _read(path: Path, notice: Say) -> ServerRecord | None:
-    """The record of a file whose process lives; None for any other."""
+    """Return the record of a file whose process lives; None for any other."""
     named = _FILE.fullmatch(path.name)
     assert named is not None
     if process_began_at(int(named["pid"])) is None:
@@ -317,7 +317,7 @@ def _trusted_text(path: Path) -> str:
 
 
 def _parse(document: str) -> ServerRecord:
-    """The record that a document holds; ValueError if it is none."""
+    """Return the record that a document holds; ValueError if it is none."""
     fields = strict_json.loads_unambiguous(document)
     if not isinstance(fields, dict) or type(schema := fields.get("schema")) is not int:
         raise ValueError("no record")

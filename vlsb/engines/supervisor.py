@@ -111,13 +111,13 @@ class Supervisor(EngineGuard):
         return True
 
     def admits(self, request: InFlight) -> bool:
-        """Whether the engine is up, and this request's turn has come."""
+        """Tell whether the engine is up, and this request's turn has come."""
         if not self._is_up or self.has_killed(request):
             return False
         return not self._suspects or (request in self._suspects and not self._in_flight)
 
     def has_killed(self, request: InFlight) -> bool:
-        """Whether its sample was alone in flight when the engine died."""
+        """Tell whether its sample was alone in flight when the engine died."""
         return request.sample_id in self._culprits
 
     def watch(self, on_change: Callable[[], None]) -> None:
@@ -125,11 +125,11 @@ class Supervisor(EngineGuard):
         self._on_change = on_change
 
     def depart(self, request: InFlight) -> None:
-        """The request is sent."""
+        """Return the request is sent."""
         self._in_flight[request] = self._deaths
 
     def leave(self, request: InFlight) -> None:
-        """The attempt is over; a request that did not die with the engine is suspect no longer."""
+        """Return the attempt is over; a request that did not die with the engine is suspect no longer."""
         if self._in_flight.pop(request, None) is None:
             return
         if request in self._coming_back:
@@ -139,7 +139,7 @@ class Supervisor(EngineGuard):
         self._wake_all()
 
     async def fate(self, request: InFlight) -> Fate:
-        """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
+        """Tell whether an attempt that just failed, and has not left yet, did so because the engine died."""
         left_after = self._in_flight[request]
         if left_after == self._deaths and await self._is_alive():
             return Fate.ALIVE
@@ -151,7 +151,7 @@ class Supervisor(EngineGuard):
         return Fate.LOST
 
     async def _is_alive(self) -> bool:
-        """Whether the engine is well; one that is not is ended, so that it can be started again."""
+        """Tell whether the engine is well; one that is not is ended, so that it can be started again."""
         server, deaths = self._server, self._deaths
         assert server is not None
         with suppress(TimeoutError):
@@ -266,7 +266,7 @@ class EngineLoad:
 
 
 def parse_metrics(text: str) -> EngineLoad:
-    """The load that a `/metrics` page tells. What is not a sample is passed over."""
+    """Return the load that a `/metrics` page tells. What is not a sample is passed over."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     for line in text.splitlines():
         found = _SAMPLE.match(line)

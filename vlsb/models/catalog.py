@@ -112,7 +112,7 @@ def find_local(name: str, servers_dir: Path | None) -> ModelProfile:
 
 
 def _by_spelling(name: str, known: Mapping[str, ModelProfile]) -> ModelProfile | None:
-    """The model whose name, or whose published checkpoint's, has the same letters and digits."""
+    """Return the model whose name, or whose published checkpoint's, has the same letters and digits."""
     wanted = _letters(name)
     for model in known.values():
         if wanted == _letters(model.name):
@@ -131,7 +131,7 @@ def _letters(name: str) -> str:
 
 
 def _by_place(name: str) -> ModelProfile | None:
-    """The generic profile of a folder here or of an id on the Hub; None for what is neither."""
+    """Return the generic profile of a folder here or of an id on the Hub; None for what is neither."""
     is_path = name.startswith(("/", "./", "../", "~"))
     path = Path(name).expanduser()
     if is_path or (path / "config.json").is_file():

@@ -74,7 +74,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return now + batch_usd
 
     def batch_usd(self, usage: Usage) -> float | None:
-        """The same through the provider's batch API; None where that price is unknown too."""
+        """Return the same through the provider's batch API; None where that price is unknown too."""
         if usage.input_tokens is None or self.batch_input is None or self.batch_output is None:
             return None
         output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
@@ -136,7 +136,7 @@ class PriceTable(Struct, frozen=True, forbid_unknown_fields=True):
         return self is _our_prices()
 
     def find(self, endpoint: Endpoint, day: date) -> Price | None:
-        """The price of an endpoint's model on a day; None where it is unknown."""
+        """Return the price of an endpoint's model on a day; None where it is unknown."""
         return next(
             (
                 each

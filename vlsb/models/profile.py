@@ -158,7 +158,7 @@ class ModelProfile:
         return self.family in FAMILIES
 
     def serves(self, architectures: Sequence[str], vision_type: str | None) -> bool:
-        """Whether a checkpoint whose config.json names these can be served as this family."""
+        """Tell whether a checkpoint whose config.json names these can be served as this family."""
         is_of_tower = None in (self.vision_type, vision_type) or self.vision_type == vision_type
         return is_of_tower and self.architecture in architectures
 

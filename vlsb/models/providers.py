@@ -93,7 +93,7 @@ class Provider:
     remembered: str = ""
 
     def serves(self, host: str) -> bool:
-        """Whether a host that is not this machine is the provider's."""
+        """Tell whether a host that is not this machine is the provider's."""
         own = () if is_loopback(self.base_url) else (urlsplit(self.base_url).hostname,)
         return any(host == each or host.endswith(f".{each}") for each in (*own, *self.hosts) if each)
 
@@ -403,7 +403,7 @@ def resolve_endpoint(
     allow_http: bool = False,
     stage: Stage = "target",
 ) -> Endpoint:
-    """The endpoint for a model name and whatever the user said about it.
+    """Return the endpoint for a model name and whatever the user said about it.
 
     Raises UnknownModelError for a name that no provider is known for when there is no base URL, and
     ConfigError for an address that cannot be used. `stage` decides which options messages name.
@@ -463,7 +463,7 @@ def find_provider(model: str) -> Provider | None:
 
 
 def provider_of(endpoint: Endpoint) -> Provider | None:
-    """The provider of an endpoint, None for one that is in no table."""
+    """Return the provider of an endpoint, None for one that is in no table."""
     return next((each for each in PROVIDERS if each.name == endpoint.provider), None)
 
 
@@ -530,7 +530,7 @@ def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Fields:
 
 
 def is_hosted(endpoint: Endpoint) -> bool:
-    """Whether this is the service of a provider's own models, which never think in their text."""
+    """Tell whether this is the service of a provider's own models, which never think in their text."""
     provider = provider_of(endpoint)
     return provider is not None and provider.models is not None
 
@@ -568,7 +568,7 @@ def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine."""
+    """Tell whether a URL names this machine."""
     if url == SIMULATED_URL:
         return True
     host = urlsplit(url).hostname or ""
@@ -597,7 +597,7 @@ def is_private(url: str) -> bool:
 
 
 def address_for_manifest(url: str) -> str:
-    """The URL as far as it can change an answer: a loopback host's name and port cannot."""
+    """Return the URL as far as it can change an answer: a loopback host's name and port cannot."""
     if url == SIMULATED_URL or not is_loopback(url):
         return url
     parts = urlsplit(url)

@@ -61,7 +61,7 @@ class Conversion:
     digest: str
 
     def job(self, out: Path) -> llava_weights.WeightsJob:
-        """The job of the program that moves the tensors."""
+        """Return the job of the program that moves the tensors."""
         return llava_weights.WeightsJob(
             out=str(out.resolve()),
             language=tuple(str(path.resolve()) for path in self.source.weights),
@@ -165,7 +165,7 @@ def _sole_build(building: Path) -> Iterator[None]:
 
 
 def read_mark(folder: Path) -> str | None:
-    """The digest of what a folder was, or is being, converted from; None if it is no conversion."""
+    """Return the digest of what a folder was, or is being, converted from; None if it is no conversion."""
     try:
         return (folder / _MARK).read_text("ascii")
     except (OSError, ValueError):

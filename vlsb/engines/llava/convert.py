@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
 
 
 def engine_python(engine: Engine) -> Path:
-    """The interpreter beside an engine; ServerError for an engine that has none we know of."""
+    """Return the interpreter beside an engine; ServerError for an engine that has none we know of."""
     if engine.python is None:
         raise ServerError(
             f"{engine.executable}: the Python of this engine is not known. Name its environment's folder."
@@ -121,7 +121,7 @@ async def _folder(weights: str, revision: str | None, *, offline: bool, on_progr
 
 
 def _local_folder(weights: str) -> Path | None:
-    """The folder that is meant, None for a hub id."""
+    """Return the folder that is meant, None for a hub id."""
     folder = Path(weights)
     if folder.is_dir():
         return folder.resolve()

@@ -71,7 +71,7 @@ class Layout:
 
 
 def plan_layout(source: Checkpoint, tower: Checkpoint, tokenizer: Mapping[str, Any]) -> Layout:
-    """The served files of an original checkpoint; ConfigError says what it lacks.
+    """Return the served files of an original checkpoint; ConfigError says what it lacks.
 
     `tokenizer` is what its tokenizer.json will hold, with IMAGE and PAD among the added tokens.
     """
@@ -145,7 +145,7 @@ def _config(
 
 
 def _generation_config(source: Checkpoint) -> Mapping[str, Any]:
-    """The original's own: what `generate` took from it, the engine takes."""
+    """Return the original's own: what `generate` took from it, the engine takes."""
     path = source.folder / "generation_config.json"
     if path.is_file():
         return read_object(path)
@@ -183,7 +183,7 @@ def _preprocessor(source: Checkpoint, tower: Checkpoint) -> Mapping[str, Any]:
 
 
 def plan_vocabulary(source: Checkpoint, tokenizer: Mapping[str, Any]) -> Vocabulary:
-    """The files of a tokenizer, and the rows that the weights need for its last token."""
+    """Return the files of a tokenizer, and the rows that the weights need for its last token."""
     rows = count(source, "vocab_size")
     special = {each["content"]: each["id"] for each in tokenizer["added_tokens"]}
     needed = max(special[IMAGE], special[PAD]) + 1

@@ -65,7 +65,7 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def read_source(folder: Path) -> Checkpoint:
-    """The original checkpoint in a folder, checked; ConfigError says what is wrong with it."""
+    """Return the original checkpoint in a folder, checked; ConfigError says what is wrong with it."""
     config = read_config(folder)
     if architecture(config) != SOURCE_ARCHITECTURE:
         raise ConfigError(
@@ -94,7 +94,7 @@ def _refuse_other_llava(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def tower_of(source: Checkpoint, override: str | None) -> str:
-    """The tower to use: an existing folder as an absolute path, or a hub id."""
+    """Return the tower to use: an existing folder as an absolute path, or a hub id."""
     named = override or source.config.get("mm_vision_tower") or ""
     folder = source.folder / str(named) if override is None else Path(named)
     if isinstance(named, str) and named and folder.is_dir():
@@ -109,7 +109,7 @@ def tower_of(source: Checkpoint, override: str | None) -> str:
 
 
 def read_tower(folder: Path, source: Checkpoint) -> Checkpoint:
-    """The CLIP checkpoint in a folder, its config reduced to that of the vision tower."""
+    """Return the CLIP checkpoint in a folder, its config reduced to that of the vision tower."""
     config = read_config(folder)
     # The published CLIP describes both its halves; a tower alone is described at the top.
     nested = config.get("vision_config")

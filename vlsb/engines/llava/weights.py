@@ -64,7 +64,7 @@ class WeightsJob:
 
 
 def served_name(name: str) -> str | None:
-    """The Hugging Face name of an original tensor; None for a buffer that is computed anew.
+    """Return the Hugging Face name of an original tensor; None for a buffer that is computed anew.
 
     Raises RefusedWeights for a name that an original LLaVA v1.5 checkpoint does not have.
     """
@@ -81,7 +81,7 @@ def served_name(name: str) -> str | None:
 
 
 def tower_name(name: str) -> str | None:
-    """The Hugging Face name of a CLIP tensor; None for what LLaVA does not use."""
+    """Return the Hugging Face name of a CLIP tensor; None for what LLaVA does not use."""
     if _COMPUTED.search(name) or _TEXT_SIDE.match(name):
         return None
     if not name.startswith("vision_model."):
@@ -218,7 +218,7 @@ def served_tensor(tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
 
 
 def raw_bytes(tensor: Any) -> memoryview:
-    """The bytes of a tensor as safetensors stores them."""
+    """Return the bytes of a tensor as safetensors stores them."""
     torch = importlib.import_module("torch")
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
@@ -265,7 +265,7 @@ def write_part(job: WeightsJob, part: Part, path: Path) -> dict[str, TensorRecor
 
 
 def is_whole(path: Path, entries: Mapping[str, TensorRecord]) -> bool:
-    """Whether a file, read back, holds exactly these tensors bit for bit."""
+    """Tell whether a file, read back, holds exactly these tensors bit for bit."""
     try:
         with opened(str(path)) as (names, get):
             return set(names) == set(entries) and all(
