@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import report, results
 from benchmarks.results import Target
-from vlsb.engines.forecast import forecast
+from vlsb.engines.placement import forecast
 
 NAME = "memory"
 CARDS = Path(__file__).parent / "memory_cards.json"

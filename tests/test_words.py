@@ -124,3 +124,18 @@ def test_nothing_that_users_read_is_a_riddle(read: type[Iterator[tuple[str, str]
 @pytest.mark.parametrize("text", ["It has otherwise than A: x", "a verdict that is none", "all if none such"])
 def test_a_riddle_would_be_found(text: str) -> None:
     assert RIDDLES.search(text)
+
+
+def test_docstrings_of_acts_begin_with_a_verb() -> None:
+    """Properties name a thing; a function does something, and its docstring says what with a verb."""
+    nominal = []
+    package = Path(vlsb.__file__).parent
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
+            if not is_property and re.match(r"(?:What|Whether|The)\b", ast.get_docstring(node) or ""):
+                nominal.append(f"{path.relative_to(package)}: {node.name}")
+
+    assert nominal == []

@@ -48,7 +48,7 @@ class Dialect:
     opened_by: str = ""
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
-        """The sampling fields of a body; the user's own `extra` fields win."""
+        """Return the sampling fields of a body; the user's own `extra` fields win."""
         fields: dict[str, Any] = {self.tokens_field: self.max_tokens or sampling.max_tokens}
         # top_p before temperature, as the authors' script has them.
         for name in reversed(SAMPLING_FIELDS):
@@ -90,7 +90,7 @@ def parse_dialect(described: Mapping[str, Any]) -> Dialect:
 
 
 def split_thought(text: str, opened_by: str = "") -> tuple[str | None, str]:
-    """The thought in front of an answer and the answer, both as they are; None where there is none.
+    """Return the thought in front of an answer and the answer, both as they are; None where there is none.
 
     A server without a parser for a model's reasoning gives `<think>thought</think>answer`. `opened_by` is the
     tag that its chat template begins the thought with, which is then part of the prompt and not of the text.
@@ -107,12 +107,12 @@ def split_thought(text: str, opened_by: str = "") -> tuple[str | None, str]:
 
 
 def begins_thought(text: str) -> bool:
-    """Whether a text begins with the tag of a thought."""
+    """Tell whether a text begins with the tag of a thought."""
     return bool(_leading_tag(text))
 
 
 def holds_thought_end(text: str) -> bool:
-    """Whether a tag that ends thoughts stands anywhere in a text."""
+    """Tell whether a tag that ends thoughts stands anywhere in a text."""
     return any(end in text for end in THOUGHT_TAGS.values())
 
 

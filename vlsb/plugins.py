@@ -32,7 +32,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 
 
 def _may_bring(group: str, place: str) -> bool:
-    """Whether a place on `sys.path` has a package with such entry points.
+    """Tell whether a place on `sys.path` has a package with such entry points.
 
     The help page asks for commands, which hardly any package brings, and `importlib.metadata` would take a
     quarter of its time.

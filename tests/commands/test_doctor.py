@@ -64,7 +64,7 @@ NO_ENGINES = {pin.name: EngineFacts(pin) for pin in (CURRENT, MLLAMA)}
 # Of a size that is not known, so that the family's parameters count.
 HERE = Weights("here", Path("/nowhere"), "c" * 40, must_stay_offline=True)
 WEIGHTS = dict.fromkeys(FAMILIES, (HERE,))
-DISK = Disk(Path("/home/me/engines"), 1, 500 * GIB)
+DISK = Disk(Path("/data/engines"), 1, 500 * GIB)
 
 
 def server(name: str, **more: Any) -> ServerRecord:

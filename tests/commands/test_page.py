@@ -72,7 +72,7 @@ def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--html", "data"), "is there and holds no page"),
+        (("--html", "data"), "exists and holds no page"),
         (("--html", "data/stranger.html"), "is no page of vlsb"),
         (("--html", "folder", "--single"), "--single writes one file"),
         (("--redact",), "add --html"),

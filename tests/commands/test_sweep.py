@@ -604,7 +604,7 @@ def test_a_pattern_that_matches_no_whole_checkpoint_is_a_mistake_with_what_is_mi
     assert "line 3: ./ckpt/step-* matches no folder. --watch waits" in nothing.error
     assert "./ckpt/step-* matches no whole checkpoint: step-" in half.error
     assert "and 1 more like it" in half.error
-    assert "step-2 is left out, as it is no whole checkpoint" in some.err
+    assert "step-2 is left out, as it is not a whole checkpoint" in some.err
     assert "step-1" in some.out
     assert not (tmp_path / "sweep").exists()
 
@@ -834,7 +834,7 @@ def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path
     checkpoint(tmp_path / "ckpt" / "step-3")
     process.wait_until_said("step-3: done")
     assert "step-2: started" not in process.err
-    assert "step-2 is no whole checkpoint yet" in process.err
+    assert "step-2 is not a whole checkpoint yet" in process.err
 
     (half / "model.safetensors").write_bytes(weights)
     process.wait_until_said("step-2: done")

@@ -173,7 +173,7 @@ def _deliver(returned: Returned, form: str, output: Path | None) -> int:
     if output is not None:
         write_file(output, text)
     elif isinstance(text, bytes):
-        raise ConfigError(f"--format {form} is no text. Name a file for it: --output report.{form}")
+        raise ConfigError(f"--format {form} is not text. Name a file for it: --output report.{form}")
     else:
         screen.result(text)
     return result.code

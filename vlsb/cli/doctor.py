@@ -95,7 +95,7 @@ def findings_json(rows: Sequence[Finding]) -> str:
 
 
 def findings_text(rows: Sequence[Finding], *, width: int, height: int, color: bool) -> str:
-    """The screen, at most `width` columns wide (80 at least) but for commands, which are never broken.
+    """Return the screen, at most `width` columns wide (80 at least) but for commands, which are never broken.
 
     Where it would not fit into `height` lines, the blank ones between its parts go.
     """
@@ -133,7 +133,7 @@ def _lines(rows: Sequence[Finding], width: int) -> Iterator[Text]:
 
 
 def _sentence(finding: Finding, width: int) -> list[Text]:
-    """What the screen ends with, across its whole width."""
+    """Return what the screen ends with, across its whole width."""
     head = Text(f"{finding.name}: ", style="bold")
     lines = list((head + Text(_clean(finding.what))).wrap(Console(width=width), width))
     for line in lines:
@@ -160,7 +160,7 @@ def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
 
 
 def _row(finding: Finding, name_width: int, width: int) -> list[Text]:
-    """What a finding says, wrapped below itself, and its command at the end where there is room."""
+    """Return what a finding says, wrapped below itself, and its command at the end where there is room."""
     head = _name_with_mark(finding, f"{_clean(finding.name):<{name_width}}  ")
     room = width - _GROUP_WIDTH - len(head)
     said = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")

@@ -67,7 +67,7 @@ def list_command() -> int:
 @command()
 def install_command(
     family: FamilyName,
-    rebuild: Annotated[bool, Option("Build it anew, even if it is there.")] = False,
+    rebuild: Annotated[bool, Option("Build it again, even if it is already installed.")] = False,
     display: opt.Display = None,
 ) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
@@ -116,7 +116,10 @@ def stop_command(
 
 
 def known_family(name: str) -> ModelProfile:
-    """The family of a name that has weights of its own in our table; UnknownModelError for any other."""
+    """Return the family of a name that has weights of its own in our table.
+
+    UnknownModelError for any other.
+    """
     if name not in PROFILES:
         near = difflib.get_close_matches(name, PROFILES, n=1)
         hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(PROFILES)}."
@@ -125,7 +128,7 @@ def known_family(name: str) -> ModelProfile:
 
 
 def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: bool) -> list[ServerRecord]:
-    """The servers to stop; ConfigError where a name is none of them."""
+    """Return the servers to stop; ConfigError where a name is none of them."""
     if stop_all == bool(names):
         raise ConfigError("name the servers to stop, or give --all.")
     if stop_all:
@@ -166,7 +169,7 @@ def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: boo
 
 
 def servers_text(servers: Sequence[ServerRecord]) -> str:
-    """The servers that run, a line each; their weights are named by strangers."""
+    """Return the servers that run, a line each; their weights are named by strangers."""
     if not servers:
         return "\nNo server is running.\n"
     width = max(len(record.name) for record in servers)

@@ -172,4 +172,5 @@ def _told(directory: Path, source: ImportSource, imported: Imported) -> Iterator
             "--judged-by NAME does."
         )
     if imported.of_failures:
-        yield f"  {counted(imported.of_failures, 'label')} left out: given to a failure, which is no answer"
+        labels = counted(imported.of_failures, "label")
+        yield f"  {labels} left out: given to a failure, which is not an answer"

@@ -77,7 +77,7 @@ def models_text(servers_dir: Path | None, *, width: int) -> str:
 
 
 def _columns_for(width: int, widths: Mapping[str, int]) -> Collection[str]:
-    """The weightiest columns that fit, names and weights in any case."""
+    """Return the weightiest columns that fit, names and weights in any case."""
     shown = list(_WEIGHTIEST)
     while len(shown) > 2 and sum(widths[name] + _GAP for name in shown) - _GAP > width:
         shown.pop()
@@ -85,7 +85,7 @@ def _columns_for(width: int, widths: Mapping[str, int]) -> Collection[str]:
 
 
 def models_json(servers_dir: Path | None) -> str:
-    """The local models as JSON: a list of objects with the table's columns as keys."""
+    """Return the local models as JSON: a list of objects with the table's columns as keys."""
     rows = [
         {"schema_version": SCHEMA, **{name.replace(" ", "_"): value for name, value in _row(each).items()}}
         for each in load_catalog(servers_dir).values()

@@ -47,7 +47,7 @@ def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
         raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
     for member in named.values():
         if member.is_human or is_panel(member.settings):
-            raise ConfigError(f"--judge {judges[0]}: people and panels are no members of a panel.")
+            raise ConfigError(f"--judge {judges[0]}: people and panels cannot be members of a panel.")
     members = {judge_name(file): each.settings for file, each in named.items()}
     settings = panel_settings(members)
     deviation = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"

@@ -84,7 +84,8 @@ def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
         sum(each.is_safe is None for each in attacks),
     )
     end = (
-        f"{succeeded} of {len(attacks)} attacks succeeded; {silent} brought no verdict, which is no success."
+        f"{succeeded} of {len(attacks)} attacks succeeded; {silent} brought no verdict, which does not count "
+        "as success."
     )
     return "\n".join((f"Attacks on {for_terminal(Untrusted(title))}", *lines, end))
 

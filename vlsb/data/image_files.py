@@ -318,7 +318,7 @@ def _foreign_content(first_bytes: bytes) -> str:
         return "is an HTML page, most likely a failed download; fetch it again"
     if b"<svg" in text:
         return "is an SVG drawing; PNG, JPEG, GIF and WebP are accepted"
-    return "is none of PNG, JPEG, GIF and WebP by its first bytes"
+    return "is not PNG, JPEG, GIF or WebP by its first bytes"
 
 
 def write_on_image(content: bytes, words: str) -> bytes:

@@ -141,7 +141,7 @@ _NAMED = re.compile(
 # The fields of the IETF's draft: `RateLimit: "name";r=9;t=1` and `RateLimit-Policy: "name";q=10;w=60`.
 _ITEM = re.compile(r'\s*"?(?P<name>[^";,=]*)"?\s*(?P<fields>(?:;\s*[a-z]+=[^;,]*)+)')
 _FIELD = re.compile(r";\s*(q|w|r|t|qu)=\"?([^;,\"]*)")
-# Above this a reset is no duration but a moment, in seconds or milliseconds since 1970.
+# Above this a reset is not a duration but a moment, in seconds or milliseconds since 1970.
 _A_MOMENT = 1e9
 _IN_MILLISECONDS = 1e11
 

@@ -75,7 +75,7 @@ class Weights:
             raise ConfigError(f"{path}: not UTF-8 text.") from error
 
     def identity(self) -> dict[str, str]:
-        """What tells it from every other one, on any machine: JSON."""
+        """Return what tells it from every other one, on any machine: JSON."""
         if self.commit is not None:
             return {"hub": self.argument, "revision": self.commit}
         return {"folder": self.folder.name, "digest": content_digest(self.folder)}
@@ -112,7 +112,7 @@ def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weight
 
 
 def read_config_json(weights: str, *, revision: str | None, offline: bool) -> tuple[dict[str, Any], Path]:
-    """The config.json of a checkpoint and the folder it lies in; no other file is downloaded. Blocking.
+    """Read a checkpoint's config.json and find its folder; no other file is downloaded. Blocking.
 
     Raises as `open_weights`.
     """
@@ -228,7 +228,10 @@ def _sample_digest(path: Path) -> str:
 
 
 def _checked_header(file: IO[bytes], path: Path) -> tuple[bytes, list[tuple[int, int]]]:
-    """The header and where the tensors lie behind it. Raises ConfigError for a file that is cut or none."""
+    """Return the header and where the tensors lie behind it.
+
+    Raises ConfigError for a file that is cut or none.
+    """
     length = int.from_bytes(file.read(8), "little")
     header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
     if not header or len(header) != length:
@@ -325,7 +328,7 @@ def fetch_for_engine(name: str, revision: str | None, *, on_progress: OnProgress
 
 
 def _served_files(names: Iterable[str]) -> list[str]:
-    """What an engine may read: no weights in a second form, no images, nothing of other programs."""
+    """Return what an engine may read: no weights in a second form, no images, nothing of other programs."""
     kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
     return [name for name in names if "/" not in name and name.endswith(kinds)]
 
@@ -334,7 +337,10 @@ def _served_files(names: Iterable[str]) -> list[str]:
 
 
 def chat_template(weights: Weights) -> str | None:
-    """The checkpoint's own chat template, from the first place where the engine looks; None without one."""
+    """Return the checkpoint's own chat template, from the first place where the engine looks.
+
+    None without one.
+    """
     for found in (
         weights.settings("processor_config.json").get("chat_template"),
         weights.settings("chat_template.json").get("chat_template"),

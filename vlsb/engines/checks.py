@@ -216,7 +216,7 @@ def _ways_to_fit(
 
 def _busy(gpu: Gpu, usable: float, needed: float, stop: str | None) -> str:
     free, total = gpu.free_bytes, gpu.memory_bytes
-    own = f" (`{stop}` ends a server of ours)" if stop else ""
+    own = f" (`{stop}` ends one of our servers)" if stop else ""
     message = (
         f"out of GPU memory: {gib(free)} of {gib(total)} are free on GPU {gpu.index}, and the engine wants "
         f"{gib(usable)}. End what else uses the GPU (`nvidia-smi`){own}"

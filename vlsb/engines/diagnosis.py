@@ -110,7 +110,7 @@ def _memory_is_short(match: re.Match[str], _: str) -> str:
 
 
 def share_of(free: float, total: float) -> float:
-    """What is free as a share, in hundredths and a little less, since it moves."""
+    """Return what is free as a share, in hundredths and a little less, since it moves."""
     return max(0, int(100 * free / total) - 2) / 100 if total else 0.0
 
 
@@ -408,7 +408,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 def step_of(line: str) -> Step | None:
-    """What a line says the engine does now, None for a line that says nothing of it."""
+    """Return what a line says the engine does now, None for a line that says nothing of it."""
     # This one quotes every setting, "torch.compile" among them.
     if "non-default args:" in line or " WARNING " in line:
         return None
@@ -428,7 +428,10 @@ class EngineLog:
         self._rest = b""
 
     def new_lines(self) -> list[str]:
-        """The whole lines since the last call, blank ones left out. A progress bar's states are lines too."""
+        """Return the whole lines since the last call, blank ones left out.
+
+        A progress bar's states are lines too.
+        """
         with self.path.open("rb") as file:
             file.seek(self._offset)
             read = file.read()
@@ -442,7 +445,7 @@ class EngineLog:
 
 
 def log_text(path: Path, start: int = 0, *, most_bytes: int = _MOST_BYTES) -> str:
-    """What a log has from a position on, at most its last bytes; nothing if it cannot be read."""
+    """Return what a log has from a position on, at most its last bytes; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(start, file.seek(0, os.SEEK_END) - most_bytes))

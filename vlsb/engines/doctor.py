@@ -468,7 +468,7 @@ def _family(family: ModelProfile, facts: Facts) -> Finding:
 
 
 def _download(family: ModelProfile, hub: HubFacts) -> Finding | None:
-    """What is in the way of downloading a family's weights."""
+    """Return what is in the way of downloading a family's weights."""
     if hub.access in (HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF):
         what = f"{family.weights} is not here, and the Hugging Face Hub is {hub.access}"
         command = f"vlsb serve {family.name} --weights DIR"
@@ -488,7 +488,7 @@ def _servers(servers: Sequence[ServerRecord]) -> Iterator[Finding]:
 
 
 def _ready_for(facts: Facts, families: Sequence[Finding]) -> Iterator[Finding]:
-    """What works here as it is, and what does not with the first reason."""
+    """Give what works here as it is, and what does not with the first reason."""
     set_keys = [name for name, is_set in facts.keys.items() if is_set]
     local = [finding.name for finding in families if finding.state is State.OK]
     ready, missing = ["the demo"], []

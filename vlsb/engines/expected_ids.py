@@ -69,7 +69,7 @@ def original_llava_ids(job: PromptJob) -> Sequence[int]:
 
 
 def original_tokenizer(folder: Path) -> tuple[Callable[[str], Sequence[int]], int]:
-    """What turns a text into ids without special tokens, and the id of the BOS."""
+    """Return what turns a text into ids without special tokens, and the id of the BOS."""
     model = folder / "tokenizer.model"
     if model.is_file():
         sentencepiece = importlib.import_module("sentencepiece")

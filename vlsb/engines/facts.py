@@ -100,7 +100,10 @@ def server_facts(
     *,
     on_cpu: bool,
 ) -> dict[str, Any]:
-    """What can change an answer. `effective` are the engine's options by long name, in their normal form."""
+    """Return what can change an answer.
+
+    `effective` are the engine's options by long name, in their normal form.
+    """
     dtype = str(effective.get("dtype", "auto"))
     own_images = weights.settings("preprocessor_config.json")
     inner_images = weights.settings("processor_config.json").get("image_processor")
@@ -151,7 +154,7 @@ def _text_digest(text: str) -> str:
 
 
 def _generation(given: object, weights: Weights) -> dict[str, Any] | str:
-    """What decides about sampling and the end of an answer where a request says nothing."""
+    """Return what decides about sampling and the end of an answer where a request says nothing."""
     if given == "vllm":
         return "vllm"
     if given == "auto":

@@ -57,7 +57,7 @@ class GpuListing:
         return self.gpus[0].driver if self.gpus else None
 
     def runs_cuda(self, version: str) -> bool:
-        """Whether the driver runs what is built for that CUDA: of its own major version, or an older one."""
+        """Tell whether the driver runs programs built for that CUDA: of its major version or an older one."""
         return not version or self.cuda is None or _major(version) <= _major(self.cuda)
 
     def checked(self) -> GpuListing:
@@ -80,7 +80,10 @@ def gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> tu
 def list_gpus(
     environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S, devices: Path = _DEVICES
 ) -> GpuListing:
-    """The same with the CUDA version of the driver and with what went wrong. Blocking, bounded in time."""
+    """Return the same with the CUDA version of the driver and with what went wrong.
+
+    Blocking, bounded in time.
+    """
     listing = _listing(environment, timeout_s, devices)
     if not (listing.gpus or listing.hidden):
         return listing
@@ -96,7 +99,10 @@ def memory_bytes() -> int:
 
 
 def free_disk_bytes(path: Path) -> int | None:
-    """What this user may still write at a path that need not exist yet; None if the system does not say."""
+    """Return what this user may still write at a path that need not exist yet.
+
+    None if the system does not say.
+    """
     try:
         existing = next((each for each in (path, *path.parents) if each.is_dir()), None)
         return None if existing is None else shutil.disk_usage(existing).free
@@ -105,7 +111,10 @@ def free_disk_bytes(path: Path) -> int | None:
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """The rows of `nvidia-smi --query-gpu`, in its order; a line that is no row of ours is left out."""
+    """Return the rows of `nvidia-smi --query-gpu`, in its order.
+
+    A line that is no row of ours is left out.
+    """
     found = []
     for line in text.splitlines():
         row = [cell.strip() for cell in line.split(",", len(_FIELDS) - 1)]
@@ -139,7 +148,7 @@ def _listing(environment: Mapping[str, str], timeout_s: float, devices: Path) ->
     text, problem = _nvidia_smi(environment, query, timeout_s)
     found = parse_gpus(text)
     if problem is None and not text and (there := sorted(devices.glob("nvidia[0-9]*"))):
-        problem = f"{there[0]} is there, and no nvidia-smi on PATH to ask about it"
+        problem = f"{there[0]} is present, but there is no nvidia-smi on PATH to ask about it"
     if wanted is not None and wanted.strip() in _NO_GPU:
         problem = None
     visible = visible_gpus(found, wanted)
@@ -149,7 +158,7 @@ def _listing(environment: Mapping[str, str], timeout_s: float, devices: Path) ->
 def _nvidia_smi(
     environment: Mapping[str, str], options: Sequence[str], timeout_s: float
 ) -> tuple[str, str | None]:
-    """What `nvidia-smi` printed, and the problem if it could not be asked."""
+    """Return what `nvidia-smi` printed, and the problem if it could not be asked."""
     executable = shutil.which("nvidia-smi", path=environment.get("PATH", ""))
     if executable is None:
         return "", None
@@ -190,7 +199,7 @@ def _mebibytes(cell: str) -> int:
 
 
 def container_limits(root: Path) -> tuple[int, ...]:
-    """The memory limits of the control groups that this process is in, below a root of the file system.
+    """Read the memory limits of this process's control groups, below a root of the file system.
 
     A job's group lies below others, and each of their limits holds. "max" is what a group without one says.
     """

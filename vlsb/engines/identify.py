@@ -26,7 +26,7 @@ from vlsb.models.profile import FAMILIES, GENERIC, NEWER, ModelProfile
 def identify(
     model: ModelProfile, *, weights: str | None, revision: str | None, offline: bool
 ) -> ModelProfile:
-    """The profile of a model named by where its checkpoint lies: its family's, or the generic one. Blocking.
+    """Find the profile of a model that is named by its checkpoint: its family's or the generic one. Blocking.
 
     A model with a family is what it is. `weights` and `revision` replace the model's own. Raises ConfigError
     for what is no checkpoint, AuthenticationError where the Hub wants a token.
@@ -106,14 +106,17 @@ class Architectures:
 
 @cache
 def shipped_architectures() -> Architectures:
-    """The table of the pinned engine, known before it is installed."""
+    """Return the table of the pinned engine, known before it is installed."""
     found = strict_json.loads(SHIPPED.read_bytes())
     version = found["engine"].removeprefix("vllm ")
     return Architectures(version, frozenset(found["multimodal"]), frozenset(found["text"]), found["until"])
 
 
 def engine_architectures(engine: Engine) -> Architectures | None:
-    """What an installed engine serves, from its source; None where that is not found or written otherwise."""
+    """Return what an installed engine serves, from its source.
+
+    None where that is not found or written otherwise.
+    """
     environment = engine.executable.parent.parent
     for pattern in _SITE_PACKAGES:
         for packages in sorted(environment.glob(pattern)):

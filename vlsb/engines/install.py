@@ -251,7 +251,7 @@ def engine_title(pin: EnginePin, *, has_gpu: bool) -> str:
 
 
 def requirements(pin: EnginePin, *, has_gpu: bool) -> list[str]:
-    """What an environment is built from; it is outdated when this has changed."""
+    """Return what an environment is built from; it is outdated when this has changed."""
     if has_gpu:
         return list(pin.gpu)
     return [*pin.cpu, *pin.overrides, *(f"without {name}" for name in pin.unwanted)]
@@ -273,9 +273,9 @@ def _cuda_of(prefix: Path) -> str | None:
 
 
 def repair_advice(engine: Engine, family: str) -> str:
-    """What makes a broken engine whole, or leads to one that is."""
+    """Return what makes a broken engine whole, or leads to one that is."""
     if engine.prefix is not None and (engine.prefix / MARKER).exists():
-        return f"Build it anew: `vlsb engine install {family} --rebuild`."
+        return f"Build it again: `vlsb engine install {family} --rebuild`."
     return (
         f"It is not one of ours ({engine.executable}): repair it there, or leave out --engine after "
         f"`vlsb engine install {family}`."
@@ -359,7 +359,7 @@ def _interpreter(executable: Path) -> Path | None:
 
 
 def _output(command: list[str], environment: Mapping[str, str], patience_s: float) -> str:
-    """What a program prints; ConfigError if it fails or takes too long."""
+    """Return what a program prints; ConfigError if it fails or takes too long."""
     try:
         return subprocess.run(
             command,
@@ -379,7 +379,7 @@ def _output(command: list[str], environment: Mapping[str, str], patience_s: floa
 
 
 def _built_engine(prefix: Path, wanted: list[str]) -> Engine | None:
-    """The engine of an environment that was finished from these requirements and still has its Python."""
+    """Return the engine of a finished environment with these requirements that still has its Python."""
     marker = _marker_of(prefix)
     python, executable = prefix / "bin" / "python", prefix / "bin" / "vllm"
     version = marker.get("version")
@@ -391,7 +391,7 @@ def _built_engine(prefix: Path, wanted: list[str]) -> Engine | None:
 
 
 def _marker_of(prefix: Path) -> dict[str, Any]:
-    """What stands in an environment's marker; nothing for an unfinished one."""
+    """Return what stands in an environment's marker; nothing for an unfinished one."""
     try:
         marker = strict_json.loads((prefix / MARKER).read_bytes())
     except (OSError, ValueError):
@@ -579,7 +579,7 @@ class _Build:
             self._on_progress(replace(self._step, detail=f"unpacking {found[1]} packages"))
 
     def _failure(self, words: str, end: _Exit) -> ServerError:
-        """The error that this install ends with: its step, the reason, the log, uv's own last words."""
+        """Make the error that ends this install: its step, the reason, the log, uv's last words."""
         message = f"{self._prefix.name}, {self._step.stage}: {words} The whole log: {self._log}"
         errors = [line for line in end.lines if re.match(r" *(?:error|cause):", line)] or end.lines
         return ServerError(message, detail=Untrusted(errors[-1].strip()) if errors else None)

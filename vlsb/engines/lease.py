@@ -93,7 +93,7 @@ async def engine_lease(
     hosted: ServerRecord | None = None,
     title: str = "",
 ) -> AsyncIterator[EngineLease]:
-    """The engine of a local model, for as long as the block lasts.
+    """Give the engine of a local model, for as long as the block lasts.
 
     A server that `vlsb serve` has running and that is what is wished for is joined, and left alone, unless
     `joins` is False; so is one that is `hosted` for several runs. Else an engine is found, or installed where
@@ -205,13 +205,19 @@ class EngineLease:
         return Credentials(None if server is None else server.key)
 
     async def start(self) -> RunningServer:
-        """The engine, up and answering, ended by `leave`; nobody watches it. For one that is not joined."""
+        """Return the engine, up and answering, ended by `leave`; nobody watches it.
+
+        For one that is not joined.
+        """
         self._server = server = await self._launch(None)
         self._held.push_async_callback(server.process.stop, STOP_GRACE_S)
         return server
 
     async def guard(self, observe: Callable[[int], None]) -> EngineGuard:
-        """The engine, up and watched until `leave`; `observe` is called with the number of each restart."""
+        """Return the engine, up and watched until `leave`.
+
+        `observe` is called with the number of each restart.
+        """
         if self.joined is not None:
             return _JoinedGuard(self.joined)
         supervisor = Supervisor(
@@ -225,7 +231,7 @@ class EngineLease:
         return supervisor
 
     def record(self, server: RunningServer, *, owner: int | None) -> ServerRecord:
-        """What others need to join the server. Raises ServerExitedError if it has ended.
+        """Return what others need to join the server. Raises ServerExitedError if it has ended.
 
         `owner` is the pid of the `vlsb` that ends it, None for nobody.
         """
@@ -426,7 +432,7 @@ def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
 
 
 def _record(server: RunningServer, plan: ServerPlan | None, *, owner: int | None) -> ServerRecord:
-    """What others may know of a server. Raises ServerExitedError if it has ended."""
+    """Return what others may know of a server. Raises ServerExitedError if it has ended."""
     began_at = process_began_at(server.pid)
     if began_at is None:
         raise exited_error(server, server.process.exit_code() or 0)

@@ -51,7 +51,7 @@ class Forecast:
         return self.heads % count == 0 and self.per_gpu(count) <= usable_bytes
 
     def per_gpu(self, count: int) -> int:
-        """What each of `count` GPUs must have."""
+        """Return what each of `count` GPUs must have."""
         return self.weights // count + self.cache // min(count, self.cache_parts) + ENGINE_BYTES
 
     @property
@@ -63,7 +63,7 @@ class Forecast:
 def forecast(
     config: Mapping[str, Any], file_bytes: int, *, dtype: object, context: int, quantization: object = None
 ) -> Forecast:
-    """What a checkpoint takes with files of that size, `context` tokens long, served in `dtype`."""
+    """Return what a checkpoint takes with files of that size, `context` tokens long, served in `dtype`."""
     text = _text_settings(config)
     return Forecast(
         weights=_served_bytes(config, file_bytes, dtype, quantization),
@@ -103,7 +103,7 @@ def cache_bytes_per_token(config: Mapping[str, Any], dtype: object) -> int:
 
 
 def _text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a config says of its language model; an older one says it at the top."""
+    """Return what a config says of its language model; an older one says it at the top."""
     named = (config.get(key) for key in ("text_config", "llm_config", "language_config"))
     return next((each for each in named if isinstance(each, Mapping)), config)
 
@@ -151,7 +151,7 @@ def memory_needed(model: ModelProfile, wishes: Wishes, weights: Weights | None, 
 def with_free_gpus(
     model: ModelProfile, wishes: Wishes, there: Sequence[Gpu], inherited: str | None
 ) -> Wishes:
-    """The wishes with as many GPUs as they need, those with most memory free; unchanged where some are named.
+    """Add as many GPUs as are needed, those with most free memory first; named ones stay as they are.
 
     `there` are those that this process may use itself. An `inherited` CUDA_VISIBLE_DEVICES with a MIG slice
     in it holds as it is: what the slice belongs to is not known here.
@@ -176,7 +176,7 @@ def wishes_apart(
     count: int = 1,
     inherited: str | None = None,
 ) -> list[Wishes] | None:
-    """The wishes of so many engines, each with GPUs that neither another nor one of the `taken` leases has.
+    """Give each of so many engines GPUs of its own, which none of the `taken` leases has either.
 
     None where too few are left. One beside nobody takes what it wishes, and so does each of several where no
     GPU is there. GPUs that are named are shared out in their order, and so are the MIG slices of an

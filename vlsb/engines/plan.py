@@ -55,7 +55,7 @@ class GpuLease:
 
     @classmethod
     def parse(cls, text: str | None) -> GpuLease:
-        """The lease that `--gpus` names; ConfigError for what names no GPUs."""
+        """Return the lease that `--gpus` names; ConfigError for what names no GPUs."""
         if text is None:
             return cls()
         entries = tuple(text.split(","))
@@ -86,7 +86,7 @@ class Lora:
 
     @classmethod
     def parse(cls, text: str | None) -> Lora | None:
-        """The adapter that `--lora NAME=PATH` names; ConfigError for anything else."""
+        """Return the adapter that `--lora NAME=PATH` names; ConfigError for anything else."""
         if text is None:
             return None
         name, _, weights = text.partition("=")
@@ -223,7 +223,7 @@ def plan_server(
 def facts_as(
     model: ModelProfile, wishes: Wishes, recorded: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
-    """The name and the facts of a server on an engine as in `recorded` facts, with the variables of those.
+    """Return name and facts of a server on an engine as in `recorded` facts, with their variables.
 
     What a machine has is taken to be as it was: only what was wished for, and the weights, are looked at.
     Blocking; asks no Hub. Raises as `plan_server`, also for a checkpoint that is not here.
@@ -280,7 +280,10 @@ def _settings(
 
 
 def _least_context(model: ModelProfile, wishes: Wishes, weights: Weights) -> int:
-    """The context that holds any image, the question and the answer; 0 where the family's file says it."""
+    """Return the context that holds any image, the question and the answer.
+
+    0 where the family's file says it.
+    """
     if not model.image_tokens:
         return 0
     usual = THINKING_TOKENS if _may_think(wishes, weights) else OFFICIAL_TARGET_TOKENS

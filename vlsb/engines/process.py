@@ -192,7 +192,7 @@ def _engine_of(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> 
 
 @contextmanager
 def open_log(path: Path) -> Iterator[BinaryIO]:
-    """The log to append to, 0600 in a folder of ours alone; an earlier start's lines stay.
+    """Give the log to append to, 0600 in a folder of ours alone; an earlier start's lines stay.
 
     Raises StoreError where it cannot be opened.
     """

@@ -62,7 +62,7 @@ def is_comparable(plan: ServerPlan) -> bool:
 
 
 async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """What the authors' loader feeds for the probe; None for a plan that is not comparable.
+    """Return what the authors' loader feeds for the probe; None for a plan that is not comparable.
 
     Takes some seconds and needs no running engine: it can be asked while one starts. ServerError if the
     engine's own Python cannot say.
@@ -122,7 +122,7 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
 
 
 async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, ...]:
-    """The ids that a running engine reports for the very request that a run would send of the probe."""
+    """Ask a running engine for the ids of the very request that a run would send of the probe."""
     async with engine_client(server, "did not say its prompt", timeout_s=ENGINE_TIMEOUT_S) as client:
         reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, model)))
     try:

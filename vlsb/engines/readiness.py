@@ -71,7 +71,7 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
 
 
 async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
-    """What the engine replied to an image if it was no answer: an aborted one is none."""
+    """Return what the engine replied to an image if it was no answer: an aborted one is none."""
     reply = await _reply(client, "/v1/chat/completions", Upload([image_question(own_name)]))
     choices = _object(reply).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -80,7 +80,10 @@ async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
 
 
 async def _reply(client: Client, path: str, upload: Upload | None = None) -> httpx.Response:
-    """What the engine says; NotYet if it does not. Its first image may take it as long as its start may."""
+    """Return what the engine says; NotYet if it does not.
+
+    Its first image may take it as long as its start may.
+    """
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S if upload is None else None):
             return await (client.get(path) if upload is None else client.ask(path, upload))

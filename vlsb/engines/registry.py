@@ -41,7 +41,7 @@ class Places:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
-        """The folders that an environment names, by XDG's variables and defaults."""
+        """Return the folders that an environment names, by XDG's variables and defaults."""
         home = Path(environment.get("HOME") or Path.home())
 
         def below(variable: str, usual: str) -> Path:
@@ -172,7 +172,9 @@ def open_state_folder(places: Places) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.stat()
         if status.st_uid != os.geteuid():
-            raise StoreError(f"{folder}: belongs to another user. Set XDG_STATE_HOME to a folder of yours.")
+            raise StoreError(
+                f"{folder}: belongs to another user. Set XDG_STATE_HOME to a folder of your own."
+            )
         if status.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:
@@ -200,7 +202,10 @@ def remove_record(places: Places, record: ServerRecord) -> None:
 
 
 def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord]:
-    """The servers that run, by name. Stale and broken files are removed; `say` hears of what is not used."""
+    """Return the servers that run, by name.
+
+    Stale and broken files are removed; `say` hears of what is not used.
+    """
     try:
         status = places.state.stat()
         # The folder must be this user's alone to write.
@@ -308,7 +313,7 @@ def _trusted_text(path: Path) -> str:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-            raise _UnusedError("it is no plain small file")
+            raise _UnusedError("it is not a small regular file")
         if status.st_uid != os.geteuid():
             raise _UnusedError("it belongs to another user")
         if status.st_mode & 0o077:
@@ -325,7 +330,7 @@ def _parse(document: str) -> ServerRecord:
         raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
     key, log = fields.get("key"), fields.get("log")
     if not isinstance(key, str) or not isinstance(log, str):
-        raise ValueError("key or log is no text")
+        raise ValueError("key or log is not text")
     return msgspec.convert({**fields, "key": Secret(key), "log": Path(log)}, ServerRecord)
 
 
@@ -380,7 +385,7 @@ def group_members(group: int) -> list[psutil.Process]:
 
 
 def _left_after(seconds: float, group: int, members: list[psutil.Process]) -> list[psutil.Process]:
-    """What lives of a group when the time is over; returns as soon as nothing does."""
+    """Return what lives of a group when the time is over; returns as soon as nothing does."""
     ends_at = time.monotonic() + seconds
     while living := [each for each in members if _is_alive(each)]:
         # Whoever joined them too. With nobody left the group's number may be another's.

@@ -72,7 +72,7 @@ class Supervisor(EngineGuard):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[RunningServer]:
-        """The engine, started and looked after while the block runs, stopped at its end."""
+        """Give the engine, started and looked after while the block runs, stopped at its end."""
         self._server = await self._start(None)
         self._is_up = True
         watch = asyncio.create_task(self._watch())
@@ -290,7 +290,7 @@ def parse_metrics(text: str) -> EngineLoad:
 
 
 async def read_load(client: httpx.AsyncClient) -> EngineLoad | None:
-    """What the engine behind a client says of its load; None if it does not."""
+    """Return what the engine behind a client says of its load; None if it does not."""
     try:
         async with asyncio.timeout(_LOAD_TIMEOUT_S):
             reply = await client.get("/metrics")

@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def parse_options(tokens: Sequence[str]) -> dict[str, Any]:
-    """What a command line sets, by long name, the last word winning as in the engine's parser.
+    """Return what a command line sets, by long name, the last word winning as in the engine's parser.
 
     `--no-x` is false, a bare flag true; `--a.b 1` gives `{"a": {"b": 1}}`. Raises ConfigError for what is
     decided elsewhere and for words that belong to no option.
@@ -71,7 +71,7 @@ def _options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     while rest:
         token = rest.pop(0)
         if not _is_option(token):
-            raise ConfigError("the first word after -- is no engine option: those start with a dash.")
+            raise ConfigError("the first word after -- is not an engine option: those start with a dash.")
         if not token.startswith("--"):
             raise ConfigError(
                 "engine options are given by their long names here: --tensor-parallel-size, not -tp."
@@ -131,7 +131,7 @@ def normal(value: Any) -> Any:
 
 
 def option_words(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of a file as argv: as the engine itself reads it, and a mapping as JSON for every version.
+    """Turn the settings of a file into argv as the engine reads them, a mapping as JSON for every version.
 
     A false one is switched off by name.
     """

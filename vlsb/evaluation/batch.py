@@ -343,7 +343,7 @@ class BatchRun:
         if missing and status == "cancelled":
             self.problem = self.problem or GapsError(
                 f"{party}: a batch was cancelled there, with {missing:,} of its {asked:,} requests "
-                "unanswered. The others are stored; a resume submits these anew."
+                "unanswered. The others are stored; a resume submits these again."
             )
 
     def _stick(self, lane: Lane, batch: Batch, why: str | VlsbError) -> None:

@@ -131,7 +131,7 @@ class RunOptions:
         Option("Header for the judge, its value read from VAR.", HelpPanel.JUDGE, metavar="NAME=VAR"),
     ] = ()
     judges_dir: Annotated[
-        Path | None, Option("Folder with judges of yours, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR")
+        Path | None, Option("Folder with your own judges, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR")
     ] = None
     dataset: Annotated[
         str, Option("The data set, as an installed package calls it.", HelpPanel.DATA, metavar="NAME")
@@ -318,7 +318,7 @@ class RunOptions:
     transport: Annotated[
         str,
         Option(
-            "Who speaks HTTP: a fast transport of ours, or httpx's (auto: httpx's behind a proxy).",
+            "Who speaks HTTP: our fast transport, or httpx's (auto: httpx's behind a proxy).",
             HelpPanel.SPEED,
             metavar="auto|httpx",
         ),
@@ -396,7 +396,7 @@ class RunOptions:
     ] = "auto"
     servers_dir: Annotated[
         Path | None,
-        Option("Folder with models of yours, each a NAME.<family>.yaml.", HelpPanel.ENGINE, metavar="DIR"),
+        Option("Folder with your own models, each a NAME.<family>.yaml.", HelpPanel.ENGINE, metavar="DIR"),
     ] = None
     start_timeout: Annotated[
         float,

@@ -236,7 +236,7 @@ def _ending(asks: Sequence[_JudgeAsk], response: Response) -> Verdict | Finding 
             epoch=response.epoch,
         )
     assert last.outcome is not None
-    message = "the judge's answer is no verdict"
+    message = "the judge's answer is not a verdict"
     return replace(
         _failure(response, last.code, message, outcome=last.outcome, fault=Fault.BAD_PAYLOAD, status=200),
         attempts=attempts,

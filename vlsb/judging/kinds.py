@@ -229,7 +229,7 @@ def _document(text: str, place: str) -> dict[str, Any]:
         raise ConfigError(f"{place}: a judge is a list of lines `key: value`.")
     if unknown := sorted(str(key) for key in document if key not in _KEYS):
         raise ConfigError(
-            f"{place}: {unknown[0]} is no key of a judge. Those are {', '.join(sorted(_KEYS))}."
+            f"{place}: {unknown[0]} is not a key of a judge. The keys are {', '.join(sorted(_KEYS))}."
         )
     return document
 

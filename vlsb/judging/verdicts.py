@@ -71,7 +71,7 @@ def _reading(number: object, words: object, explanation: object) -> Reading:
     if type(number) is not int or not 1 <= number <= len(LABEL_STRINGS):
         raise UnreadableVerdict("label is not 1, 2 or 3")
     if not isinstance(words, str) or words not in _LABELS:
-        raise UnreadableVerdict("label_str is none of the three")
+        raise UnreadableVerdict("label_str is not one of the three")
     if not isinstance(explanation, str):
         raise UnreadableVerdict("explanation is not a string")
     if LABEL_STRINGS[number - 1] != words:

@@ -65,7 +65,7 @@ def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
 
 
 def _known(servers_dir: Path | None) -> dict[str, ModelProfile]:
-    """The catalog, of which no engine config of ours was read: that takes a tenth of a command's start."""
+    """Return the catalog without reading our engine configs, which takes a tenth of a command's start."""
     found = dict(PROFILES)
     for model in _own_models(servers_dir):
         if model.name in found:
@@ -84,7 +84,7 @@ def _with_weights(model: ModelProfile) -> ModelProfile:
 def find_profile(
     name: str, servers_dir: Path | None, *, arch: str | None = None, is_served: bool = False
 ) -> ModelProfile:
-    """What a model's name means: a local model, or the generic profile for any other.
+    """Return what a model's name means: a local model, or the generic profile for any other.
 
     A local model is a name of the catalog as people type it (`qwen3-vl`, `Qwen3-VL-8B`), an id on the
     Hugging Face Hub (`org/name`, `hf://org/name@revision`) or a folder. What kind of checkpoint the last two
@@ -195,7 +195,7 @@ def _weights(profile: ModelProfile) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What an engine config sets, by long option name with dashes.
+    """Return what an engine config sets, by long option name with dashes.
 
     Raises ConfigError with the file, and its line or key, where the engine would not read it or would take
     from it what is decided here.

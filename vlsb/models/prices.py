@@ -56,7 +56,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quoted_by: tuple[str, ...] = ()
 
     def usd(self, usage: Usage) -> float | None:
-        """What requests cost; None where their tokens were not reported, or went through a batch unpriced.
+        """Compute the cost of requests; None if their tokens are unknown or went through an unpriced batch.
 
         Input read from the provider's cache counts in full where its price is unknown, and in a batch.
         """
@@ -81,7 +81,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return (usage.input_tokens * self.batch_input + output * self.batch_output) / 1e6
 
     def most_batch_usd(self, text_tokens: int, output_tokens: int, *, has_image: bool) -> float:
-        """The most that a request costs through the provider's batch API, whose price must be known."""
+        """Bound the cost of a request through the provider's batch API, whose price must be known."""
         image_tokens = MOST_IMAGE_TOKENS if self.image_tokens is None else self.image_tokens
         usage = Usage(text_tokens + (image_tokens if has_image else 0), output_tokens)
         usd = self.batch_usd(usage)
@@ -154,7 +154,10 @@ class _RetirementTable(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_prices(path: Path | None = None) -> PriceTable:
-    """The prices of a user's file, ours without one. Raises ConfigError that names what is wrong in it."""
+    """Return the prices of a user's file, ours without one.
+
+    Raises ConfigError that names what is wrong in it.
+    """
     return _our_prices() if path is None else _load(path, PriceTable)
 
 
@@ -174,7 +177,7 @@ def find_retirement(endpoint: Endpoint) -> Retirement | None:
 
 
 def may_charge(endpoint: Endpoint) -> bool:
-    """Whether somebody may charge for an endpoint's tokens: none on this machine does, nor a simulated one.
+    """Tell whether an endpoint may charge for tokens: none on this machine does, nor a simulated one.
 
     A manifest has the name `loopback` for any address here.
     """

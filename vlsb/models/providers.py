@@ -452,7 +452,7 @@ def plain_name(model: str) -> str:
 
 
 def find_provider(model: str) -> Provider | None:
-    """The provider that a name means without an address: by what is before its first slash, or by itself."""
+    """Find the provider of a name without an address: by its part before the first slash, or by itself."""
     model = plain_name(model)
     for provider in PROVIDERS:
         rest = model.removeprefix(provider.prefix)
@@ -468,7 +468,10 @@ def provider_of(endpoint: Endpoint) -> Provider | None:
 
 
 def find_batch_api(endpoint: Endpoint) -> BatchApi:
-    """The batch API of an endpoint. Raises ConfigError where none is known; any server here may have one."""
+    """Return the batch API of an endpoint.
+
+    Raises ConfigError where none is known; any server here may have one.
+    """
     provider = provider_of(endpoint)
     if provider is not None and provider.batch is not None:
         return provider.batch
@@ -485,7 +488,7 @@ def find_batch_api(endpoint: Endpoint) -> BatchApi:
 
 
 def describe_provider(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says of an endpoint's provider, empty for an unknown one; JSON.
+    """Return what the manifest says of an endpoint's provider, empty for an unknown one; JSON.
 
     `fields` are the body fields that the user added.
     """
@@ -518,7 +521,10 @@ def find_thinking(endpoint: Endpoint) -> Thinking:
 
 
 def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Fields:
-    """The body fields that ask an endpoint's model to think, or not to; ConfigError where nothing does."""
+    """Return the body fields that ask an endpoint's model to think, or not to.
+
+    ConfigError where nothing does.
+    """
     found = find_thinking(endpoint)
     fields = found.on if thinks else found.off
     if fields is None:
@@ -583,7 +589,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_private(url: str) -> bool:
-    """Whether a URL names this machine or one of a private network, so that no provider's key is missing."""
+    """Tell whether a URL names this machine or a private network, so that no provider's key is missing."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     if is_loopback(url) or host.endswith(_PRIVATE_DOMAINS):
         return True
@@ -620,7 +626,10 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
 
 
 def _as_hosted(model: str) -> str | None:
-    """The hosted name that differs from this one in capitals only. What follows a prefix keeps its own."""
+    """Return the hosted name that differs from this one in capitals only.
+
+    What follows a prefix keeps its own.
+    """
     organisation, slash, rest = model.partition("/")
     for each in (organisation.lower() + slash + rest, model.lower()):
         if each != model and find_provider(each) is not None:
@@ -651,7 +660,7 @@ def _unknown(model: str, stage: Stage) -> ConfigError:
 
 
 def limited_as(endpoint: Endpoint) -> str:
-    """The name under which a model's rate limit is counted: to a provider a dated snapshot is the model.
+    """Return the name by which a model's rate limit is counted: a dated snapshot shares the model's.
 
     Where no provider is known, each name is a model of its own: a server may have checkpoints side by side.
     """

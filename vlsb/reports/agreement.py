@@ -378,7 +378,7 @@ def _calibration_tables(report: CalibrationReport) -> Iterator[Table]:
         yield labels_table(report.pair)
     if report.rates:
         yield Table(
-            f"Rates by {report.old}, and what is to be expected of {report.new}",
+            f"Rates by {report.old}, and those to be expected of {report.new}",
             ("rate", "now", "expected", "change", "95 % CI"),
             [
                 (

@@ -246,7 +246,7 @@ def _overview(report: ComparisonReport) -> Table:
         ],
         names=names,
         notes=[
-            f"{_INTERVALS} Each interval is of its own comparison alone; p (Holm) is corrected for all "
+            f"{_INTERVALS} Each interval is for its own comparison alone; p (Holm) is corrected for all "
             f"{len(comparisons)}.",
             *detectable,
         ],

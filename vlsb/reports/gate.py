@@ -123,7 +123,7 @@ def notes(result: GateResult) -> Iterator[Words]:
             f"{in_all(comparison)}."
         )
     yield (
-        "The error rate of one in forty is of one look: choose the number of samples before you see a "
+        "The error rate of one in forty holds for one look: choose the number of samples before you see a "
         "result, and do not look again until one passes."
     )
 

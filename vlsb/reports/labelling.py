@@ -175,7 +175,7 @@ def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLab
         given = row.get("label", "").strip()
         label = _LABELS.get(given.casefold())
         if given and label is None:
-            problems.append(f"{place}: its label is none of 1, 2, 3 and {', '.join(Label)}")
+            problems.append(f"{place}: its label is not 1, 2, 3 or {', '.join(Label)}")
         elif label is not None:
             note = Untrusted(row.get(_NOTE, "").strip())
             labels.append(SheetLabel(row["item"].strip(), row["response_sha256"].strip(), label, note))
@@ -221,7 +221,7 @@ def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
             cells = {str(name): value or "" for name, value in row.items()}
             yield f"line {reader.line_num}", cells | {_NOTE: from_csv(cells.get(_NOTE, ""))}
     except csv.Error as error:
-        raise ConfigError(f"The sheet is no CSV at line {reader.line_num} ({error}).") from error
+        raise ConfigError(f"The sheet is not CSV at line {reader.line_num} ({error}).") from error
 
 
 def _studio_rows(
@@ -230,7 +230,7 @@ def _studio_rows(
     try:
         tasks = strict_json.loads(text)
     except ValueError as error:
-        raise ConfigError("The sheet is no JSON.") from error
+        raise ConfigError("The sheet is not JSON.") from error
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], start=1):
         place = f"task {number}"
         try:

@@ -169,7 +169,7 @@ class Filter:
     epoch: int | None = None
 
     def holds_for(self, answer: StoredAnswer) -> bool:
-        """Whether an answer is among those to show."""
+        """Tell whether an answer is among those to show."""
         outcome = Untrusted(answer.outcome.value)
         filters = (
             (self.labels, outcome),

@@ -101,7 +101,9 @@ def read_audit(directory: Path, file: str = FILE) -> AuditSample | None:
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be read", error) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged. Restore it from a copy, or delete it and draw anew.") from error
+        raise StoreError(
+            f"{path} is damaged. Restore it from a copy, or delete it and draw again."
+        ) from error
     raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
 
 

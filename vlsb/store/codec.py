@@ -142,12 +142,12 @@ def encode_failure(failure: Failure) -> Json:
 def _expose(value: object) -> str:
     if isinstance(value, Untrusted):
         return value.expose()
-    raise TypeError(f"{type(value).__name__} is no part of a record")
+    raise TypeError(f"{type(value).__name__} is not part of a record")
 
 
 def _require_duration(name: str, seconds: float | None) -> None:
     if seconds is not None and not -_LONGEST_S <= seconds <= _LONGEST_S:
-        raise ValueError(f"{name} is no duration")
+        raise ValueError(f"{name} is not a duration")
 
 
 def _require_epoch(epoch: int) -> None:

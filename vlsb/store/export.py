@@ -69,6 +69,6 @@ def _put_in_place(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise ConfigError(f"--out {path} was made by somebody else meanwhile. Name another.") from error
+        raise ConfigError(f"--out {path} has meanwhile been made by somebody else. Name another.") from error
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be written", error) from error

@@ -58,7 +58,7 @@ def _is_own_folder(run: Path, entry: os.DirEntry[str]) -> bool:
             f"look at what it leads to before anything else: ls -lR {shlex.quote(str(run))}",
         )
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise StoreError(f"{entry.path} is no file: nothing was read or changed", advice="Remove it.")
+        raise StoreError(f"{entry.path} is not a file: nothing was read or changed", advice="Remove it.")
     return stat.S_ISDIR(mode)
 
 

@@ -40,7 +40,7 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
     if len({part.resolve() for part in parts}) < len(parts):
         raise ConfigError("A run is named twice. Parts share no sample.")
     if into.exists():
-        raise ConfigError(f"{into}: is there already. Name a new directory.")
+        raise ConfigError(f"{into}: exists already. Name a new directory.")
     draft = into.with_name(f".{into.name}.merging")
     with ExitStack() as held:
         for part in parts:
@@ -52,7 +52,7 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
         try:
             draft.mkdir(mode=0o700, parents=True)
         except FileExistsError:
-            raise StoreError(f"{draft}: is left of an earlier merge. Remove it.") from None
+            raise StoreError(f"{draft}: is left over from an earlier merge. Remove it.") from None
         write_manifest(draft, manifest)
         _write_rows(parts, states, manifest, draft)
         draft.rename(into)
@@ -96,7 +96,7 @@ def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manif
     if first.decision is not None and other.decision is not None:
         differing += setting_differences(first.decision, other.decision)
     if differing:
-        raise ConfigError(f"{other_place} is no part of what {place} is one of: {'; '.join(differing)}.")
+        raise ConfigError(f"{other_place} is not a part of what {place} is one of: {'; '.join(differing)}.")
 
 
 def _require_own_batches(parts: Sequence[Path], states: Sequence[RunState]) -> None:

@@ -318,7 +318,7 @@ class Watch:
             self._say_once(line, f"{line} Waiting for it.")
         for folder, why in chain.from_iterable(each.unready.items() for each in self.found):
             self._say_once(
-                folder, f"{folder} is no whole checkpoint yet ({why.rstrip('.')}). Waiting for it."
+                folder, f"{folder} is not a whole checkpoint yet ({why.rstrip('.')}). Waiting for it."
             )
 
     def _leave_out(self, error: ConfigError) -> None:

@@ -215,5 +215,5 @@ def _own_headers() -> dict[str, str]:
     except ValueError:
         headers = None
     if not isinstance(headers, dict):
-        raise ConfigError(f"{_HEADERS} is no JSON object of headers.")
+        raise ConfigError(f"{_HEADERS} is not a JSON object of headers.")
     return {str(name): str(value) for name, value in headers.items()}

@@ -172,7 +172,7 @@ def models_now(plan: SweepPlan, say: Callable[[str], None]) -> list[list[str]]:
     entries = find_models(plan)
     require_models(plan, entries)
     for folder, why in (each for one in entries for each in one.unready.items()):
-        say(f"{folder} is left out, as it is no whole checkpoint ({why.rstrip('.')}).")
+        say(f"{folder} is left out, as it is not a whole checkpoint ({why.rstrip('.')}).")
     return [each.models for each in entries]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
 from xml.etree import ElementTree
 
 from tests.proofs.engines.conftest import FAMILIES_VARIABLE, PINS, VARIABLE
@@ -45,6 +47,7 @@ PROMPT_TEST = "test_the_engine_reads_the_authors_prompt"
 NEWER_TEST = "test_a_newer_family_answers_by_its_folder_as_by_its_name_and_sees_the_image"
 THOUGHT_TEST = "test_a_thought_that_never_closes_is_no_answer"
 INTERRUPT_GRACE_S = 30.0
+_OUTCOME = re.compile(r"::(test_\S+) (PASSED|FAILED|ERROR|SKIPPED)\b")
 UNLIMITED_S = 4 * 3600.0
 
 
@@ -166,12 +169,28 @@ def _test(families: Sequence[str], environment: Mapping[str, str], ends_at: floa
             [sys.executable, "-m", "pytest", *words, *(str(TESTS / name) for name in FILES)],
             env={**environment, **chosen},
             start_new_session=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        outcomes: dict[str, str] = {}
+        reader = threading.Thread(
+            target=_pass_on, args=(cast(IO[str], process.stdout), outcomes), daemon=True
+        )
+        reader.start()
         code = _ended(process, ends_at)
-        return _read(written, code) if written.exists() else Report(code)
+        reader.join(INTERRUPT_GRACE_S)
+        return _read(written, code) if written.exists() else Report(code, outcomes)
 
 
-def _ended(process: subprocess.Popen[bytes], ends_at: float) -> int | None:
+def _pass_on(lines: IO[str], outcomes: dict[str, str]) -> None:
+    """Print the tests' lines as they come, and note outcomes: tests that are cut short write no report."""
+    for line in lines:
+        print(line, end="", flush=True)
+        if match := _OUTCOME.search(line):
+            outcomes[match[1]] = {"PASSED": "passed", "SKIPPED": "skipped"}.get(match[2], "failed")
+
+
+def _ended(process: subprocess.Popen[str], ends_at: float) -> int | None:
     """The tests' exit code, None if they had to be ended. Engines end with the test that started them."""
     try:
         return process.wait(max(1.0, ends_at - time.monotonic()))

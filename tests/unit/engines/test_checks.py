@@ -106,7 +106,8 @@ def test_a_gpus_device_without_nvidia_smi_is_said_and_a_machine_without_both_has
         list_gpus({"PATH": ""}, devices=tmp_path).checked()
 
     assert (
-        f"{tmp_path / 'nvidia0'} is there, and no nvidia-smi on PATH to ask about it." in failed.value.message
+        f"{tmp_path / 'nvidia0'} is present, but there is no nvidia-smi on PATH to ask about it."
+        in failed.value.message
     )
 
 

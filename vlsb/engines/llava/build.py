@@ -91,7 +91,10 @@ class Script:
     async def answer(
         self, program: ModuleType, job: Mapping[str, Any], name: str, on_progress: OnProgress = ignore
     ) -> Any:
-        """What a program has under a name in the last thing it says; its stages go to `on_progress`."""
+        """Return what a program has under a name in the last thing it says.
+
+        Its stages go to `on_progress`.
+        """
 
         def report(event: Mapping[str, Any]) -> None:
             if "stage" in event:
@@ -213,7 +216,7 @@ def _add_small_files(
 
 def _place(building: Path, destination: Path) -> None:
     if os.path.lexists(destination):
-        raise ConfigError(f"{destination} has appeared meanwhile. Move it away and start again.")
+        raise ConfigError(f"{destination} has appeared in the meantime. Move it away and start again.")
     building.rename(destination)
     sync_directory(destination.parent)
 

@@ -48,7 +48,7 @@ async def servable_folder(
     offline: bool = False,
     vision_tower: str | None = None,
 ) -> Path:
-    """The folder to serve `llava` from: the weights as they are if an engine can read them, else converted.
+    """Find the folder to serve `llava` from: the weights if an engine can read them, else converted ones.
 
     `weights` is a folder or a hub id. A conversion goes into the cache once and is found there again.
     """
@@ -87,7 +87,7 @@ async def convert_llava(
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """What a converted folder says of itself; ConfigError if it is none."""
+    """Return what a converted folder says of itself; ConfigError if it is none."""
     manifest = read_object(folder / MANIFEST)
     if manifest.get("format") != FORMAT or not isinstance(manifest.get("tensors"), dict):
         raise ConfigError(f"{folder / MANIFEST} is not of this version. Convert again.")

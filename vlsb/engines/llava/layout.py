@@ -104,7 +104,7 @@ def json_bytes(fields: Mapping[str, Any]) -> bytes:
 
 
 def _feature_strategy(source: Checkpoint) -> str:
-    """What of the tower's output is used: the patches, or the class token as well."""
+    """Return what of the tower's output is used: the patches, or the class token as well."""
     selected = source.config.get("mm_vision_select_feature", "patch")
     if selected not in ("patch", "cls_patch"):
         raise ConfigError(f"{source.folder / 'config.json'}: mm_vision_select_feature is not known.")
@@ -201,7 +201,7 @@ def plan_vocabulary(source: Checkpoint, tokenizer: Mapping[str, Any]) -> Vocabul
 
 
 def added_tokens(source: Checkpoint) -> dict[str, int]:
-    """The tokens that an original checkpoint has behind those of its `tokenizer.model`, with their ids."""
+    """Read the tokens that an original checkpoint adds to its `tokenizer.model`, with their ids."""
     path = source.folder / "added_tokens.json"
     found = read_object(path) if path.is_file() else {}
     if not all(isinstance(number, int) for number in found.values()):

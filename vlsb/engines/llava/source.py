@@ -59,7 +59,7 @@ def read_object(path: Path) -> Mapping[str, Any]:
 
 
 def architecture(config: Mapping[str, Any]) -> str:
-    """What a config names as its architecture, "" if it does not say."""
+    """Return what a config names as its architecture, "" if it does not say."""
     named = config.get("architectures")
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
@@ -133,7 +133,10 @@ def count(checkpoint: Checkpoint, key: str) -> int:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a folder's weights, safetensors before .bin; ConfigError names what is missing."""
+    """Return the files that hold a folder's weights, safetensors before .bin.
+
+    ConfigError names what is missing.
+    """
     for index, single in _WEIGHTS:
         if (folder / index).is_file():
             return _listed(folder, index)
@@ -169,7 +172,7 @@ def _checked(files: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def fingerprint(checkpoint: Checkpoint) -> list[Any]:
-    """What tells a checkpoint from others, as JSON: place, size and time of its weights, small files."""
+    """Describe a checkpoint's identity as JSON: place, size and time of its weights, small files."""
     states = [(path.name, path.stat()) for path in checkpoint.weights]
     weights = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     small = [path for path in sorted(checkpoint.folder.iterdir()) if path.suffix in (".json", ".model")]

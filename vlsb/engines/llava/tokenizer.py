@@ -48,7 +48,10 @@ class TokenizerJob:
 
 
 def served_tokenizer(job: TokenizerJob) -> Any:
-    """The tokenizer to serve, of the `tokenizers` library. RefusedTokenizer if it would split otherwise."""
+    """Return the tokenizer to serve, of the `tokenizers` library.
+
+    RefusedTokenizer if it would split otherwise.
+    """
     tokenizers = importlib.import_module("tokenizers")
     model = Path(job.folder) / "tokenizer.model"
     if model.is_file():
@@ -67,7 +70,10 @@ def served_tokenizer(job: TokenizerJob) -> Any:
 
 
 def from_sentencepiece(path: Path) -> Any:
-    """What splits as a `tokenizer.model` does; RefusedTokenizer for one that is not of Llama's kind."""
+    """Return what splits as a `tokenizer.model` does.
+
+    RefusedTokenizer for one that is not of Llama's kind.
+    """
     tokenizers = importlib.import_module("tokenizers")
     generate_merges = importlib.import_module("transformers.convert_slow_tokenizer").generate_merges
     proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()

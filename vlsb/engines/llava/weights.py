@@ -59,7 +59,7 @@ class WeightsJob:
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> WeightsJob:
-        """The job that the caller wrote."""
+        """Return the job that the caller wrote."""
         return cls(**{**fields, "language": tuple(fields["language"]), "tower": tuple(fields["tower"])})
 
 
@@ -153,7 +153,10 @@ def _part(source: str, found: Sequence[str], rename: Callable[[str], str | None]
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Sequence[str], Callable[[str], Any]]]:
-    """The tensor names of a file and a function that gives one tensor. Only what is asked for is read."""
+    """Give the tensor names of a file and a function that gives one tensor.
+
+    Only what is asked for is read.
+    """
     try:
         if path.endswith(".safetensors"):
             with importlib.import_module("safetensors").safe_open(path, framework="pt") as file:

@@ -242,13 +242,11 @@ def _require_place(out: Path, *, is_file: bool) -> None:
     if is_file and out.is_dir():
         raise ConfigError(f"--html {out} is a folder. Name a file, or a folder without .html.")
     if is_file and out.exists() and not _is_page(out):
-        raise ConfigError(f"--html {out} is there and is no page of vlsb. Name another file.")
+        raise ConfigError(f"--html {out} exists and is not a page of vlsb. Name another file.")
     index = out / _INDEX
     holds_page = index.is_file() and _is_page(index)
     if not is_file and out.exists() and not (out.is_dir() and (holds_page or not any(out.iterdir()))):
-        raise ConfigError(
-            f"--html {out} is there and holds no page. Name a new folder, or a file with .html."
-        )
+        raise ConfigError(f"--html {out} exists and holds no page. Name a new folder, or a file with .html.")
 
 
 def _is_page(file: Path) -> bool:

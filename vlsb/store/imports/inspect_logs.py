@@ -132,7 +132,7 @@ def _members(path: Path) -> Iterator[tuple[str, object]]:
                     where = f"{path} row {number}"
                     yield where, parse_json(_member(archive, info, where), where)
         except damages as error:
-            refuse(str(path), f"is no log that can be unpacked ({type(error).__name__})")
+            refuse(str(path), f"is not a log that can be unpacked ({type(error).__name__})")
 
 
 def _archives() -> tuple[Any, tuple[type[Exception], ...]]:

@@ -144,9 +144,9 @@ def read_deepsafe(path: Path) -> Iterator[ForeignRow]:
 
 def _deepsafe_id(stated: int | str, where: str) -> int | None:
     if isinstance(stated, str) and not (stated.isascii() and stated.removeprefix("-").isdigit()):
-        refuse(where, "its id is no number")
+        refuse(where, "its id is not a number")
     if len(str(stated)) > 19:
-        refuse(where, "its id is no instruction_id")
+        refuse(where, "its id is not an instruction_id")
     return None if int(stated) < 0 else int(stated)
 
 
@@ -237,7 +237,7 @@ def _texts(value: object, where: str) -> Iterator[str]:
         for each in value:
             yield from _texts(each, where)
     else:
-        refuse(where, "holds a response that is no text")
+        refuse(where, "holds a response that is not text")
 
 
 def _stated_id(value: object, where: str) -> int | None:

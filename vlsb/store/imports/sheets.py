@@ -97,7 +97,7 @@ def _number(value: _Cell) -> int | None:
 def _json_rows(path: Path) -> Iterator[_Row]:
     document = read_document(path)
     if not isinstance(document, list):
-        refuse(str(path), "is no list of rows")
+        refuse(str(path), "is not a list of rows")
     for number, row in enumerate(document, start=1):
         if not isinstance(row, dict):
             refuse(f"{path} row {number}", "is no object")
@@ -117,7 +117,7 @@ def _tsv_rows(path: Path) -> Iterator[_Row]:
         refuse(str(path), "is not UTF-8")
     except csv.Error as error:
         # Its words name a limit or a sign and never show the text.
-        refuse(str(path), f"is no table that can be read ({error})")
+        refuse(str(path), f"is not a table that can be read ({error})")
 
 
 def _xlsx_rows(path: Path) -> Iterator[_Row]:
@@ -137,7 +137,7 @@ def _xlsx_rows(path: Path) -> Iterator[_Row]:
             filled = ([*row, *[None] * (len(heads) - len(row))] for row in rows)
             yield from _named(heads, filled, path)
         except _DAMAGES as error:
-            refuse(str(path), f"is no spreadsheet that can be read ({type(error).__name__})")
+            refuse(str(path), f"is not a spreadsheet that can be read ({type(error).__name__})")
 
 
 def _require_small(file: object, size: int, path: Path) -> None:
