@@ -57,6 +57,14 @@ crash kills="200" *args:
 batch-crash kills="200" *args:
     uv run --group extras python -m tests.proofs.crash.batches "$@"
 
+# Run whole evaluations on seeds, in virtual time: 1,000 histories of faults, kills and restarts, or --seed N
+simulate *args:
+    uv run python -m tests.simulation "$@"
+
+# Plant ten defects and see which seed finds each
+planted *args:
+    uv run python -m tests.simulation.planted "$@"
+
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.proofs.chaos.matrix "$@"

@@ -1,0 +1,528 @@
+"""One history: a drawn workload, with faults, kills and restarts, and what must hold at every step of it.
+
+A run is evaluated session after session. Sessions are killed, cancelled, interrupted or let go; in the last
+one nothing fails any more, and it has to bring the run to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import os
+import random
+import shutil
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import orjson
+
+import vlsb.api
+from tests.simulation import faults
+from tests.simulation.faults import KEY
+from tests.simulation.loop import Deadlock
+from tests.simulation.network import LATENCY_S
+from tests.simulation.world import BEGAN_AT, World
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import sample_of
+from vlsb.config import UPLOAD_BYTES
+from vlsb.errors import VlsbError
+from vlsb.evaluation.session import Listeners
+from vlsb.records import RETRIED_ON_RESUME
+from vlsb.simulator import Action, Reply, Request, Simulator, answer, verdict
+
+HOST = "model.example"
+RETRIED = ("target_blocked", "target_empty", "judge_invalid", "judge_refused", "judge_truncated")
+KEY_VARIABLE = "SIMULATED_KEY"
+USD_PER_TOKEN = 1e-6
+TOKENS = (800, 40)
+MOST_SESSIONS = 6
+# Within this many virtual seconds a session in which nothing fails has to end.
+LIVENESS_S = 3600.0
+
+# A reply and a request take no longer than this through the network, in all their pieces.
+# An answer that came so long before a kill has long been written.
+KEPT_S = 0.2
+ON_ITS_WAY_S = 6 * LATENCY_S[1]
+
+End = Literal["kill", "cancel", "interrupt", "interrupt twice", "none"]
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """How one session goes: which request meets which fault, and how it ends, at which step of the loop.
+
+    `outages` are (second, seconds): when nobody can connect. `skew_s` moves the calendar before it.
+    """
+
+    faults: Mapping[int, str] = field(default_factory=dict)
+    outages: Sequence[tuple[float, float]] = ()
+    end: End = "none"
+    at_step: int = 0
+    skew_s: float = 0.0
+    connections: int | None = None
+    max_requests: int | None = None
+    max_cost: float | None = None
+    rpm: float | None = None
+    retry: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A workload and its sessions. `budget_bytes` is the memory that request bodies may take."""
+
+    samples: int
+    epochs: int
+    judges: int
+    replicas: int
+    latency_s: float
+    budget_bytes: int
+    sessions: Sequence[SessionPlan]
+
+
+class Violation(AssertionError):
+    """Something that must never be was, or something that must be was not."""
+
+
+class _Killed(BaseException):
+    """SIGKILL: nothing of the session runs any more."""
+
+
+def draw_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    draw = random.Random(f"plan {seed}")
+    samples, epochs = draw.randint(1, 7), draw.choice((1, 1, 1, 2))
+    judges, replicas = draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 2))
+    requests = samples * epochs * (1 + judges) + 2
+    names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
+    sessions = []
+    for _ in range(draw.randint(1, MOST_SESSIONS - 1)):
+        hit = {draw.randint(1, requests * 2): draw.choice(names) for _ in range(draw.randint(0, 5))}
+        ends: tuple[End, ...] = ("kill", "kill", "kill", "cancel", "interrupt", "interrupt twice", "none")
+        outages = [(draw.uniform(0, 2), draw.choice((0.3, 5, 100, 400)))] if draw.random() < 0.15 else []
+        limited = draw.random()
+        sessions.append(
+            SessionPlan(
+                faults=hit,
+                outages=outages,
+                end=draw.choice(ends),
+                at_step=draw.randint(1, 60 + 30 * requests),
+                skew_s=draw.choice((0, 0, 0, -7200, 86400)),
+                connections=draw.choice((None, None, 1, 2, 4)),
+                max_requests=draw.randint(1, requests) if limited < 0.1 else None,
+                max_cost=draw.uniform(0, requests) * _most_usd() if 0.1 <= limited < 0.25 else None,
+                rpm=draw.choice((6, 60, 600)) if draw.random() < 0.15 else None,
+                retry=[draw.choice(RETRIED)] if draw.random() < 0.1 else (),
+            )
+        )
+    latency_s, budget_bytes = draw.choice((0.001, 0.05, 1)), draw.choice((UPLOAD_BYTES, 4000, 20_000))
+    return Plan(samples, epochs, judges, replicas, latency_s, budget_bytes, [*sessions, SessionPlan()])
+
+
+def _most_usd() -> float:
+    return (TOKENS[0] + TOKENS[1]) * USD_PER_TOKEN
+
+
+class History:
+    """The run of a plan in a directory of its own."""
+
+    def __init__(self, seed: int, plan: Plan, directory: Path, data: Path) -> None:
+        self.plan = plan
+        self.log: list[str] = []
+        self.virtual_s = 0.0
+        self._seed = seed
+        self._directory = directory
+        self._data = data
+        self._number = 0
+        self._home = directory / "0"
+        self._run = self._home / "r"
+        # Samples of the target, and responses of each judge, that met a fault which may end them.
+        self._excused: set[tuple[str, int]] = set()
+        self._paid_usd = 0.0
+        self._spent_at: float | None = None
+        self._handed_over: list[tuple[float, str]] = []
+        self._arrivals: list[tuple[float, str]] = []
+        self._finished = _Finished(self._run)
+
+    def carry_out(self) -> None:
+        """Go through the sessions; Violation where something does not hold."""
+        for number, session in enumerate(self.plan.sessions):
+            self._session(number, session, is_last=number == len(self.plan.sessions) - 1)
+        self._require_complete()
+        self._require_no_key()
+
+    def digest(self) -> str:
+        """A checksum of everything that was asked, logged and written."""
+        whole = hashlib.sha256("\n".join(self.log).encode())
+        for path in sorted(self._home.rglob("*")):
+            if path.is_file() and path.name != ".lock":
+                # The directory is another one in each process.
+                contents = path.read_bytes().replace(str(self._directory.parent).encode(), b"")
+                whole.update(path.name.encode() + contents)
+        return whole.hexdigest()
+
+    def _session(self, number: int, session: SessionPlan, *, is_last: bool) -> None:
+        self._arrivals, self._handed_over, self._paid_usd, self._spent_at = [], [], 0.0, None
+        with _quietly():
+            if self._is_killed(number, session, is_last=is_last):
+                # What a dead session still wants to do goes to a directory that nobody looks at again.
+                gc.collect()
+        self._require_whole()
+        if session.rpm is not None:
+            self._require_rate(session.rpm)
+
+    def _is_killed(self, number: int, session: SessionPlan, *, is_last: bool) -> bool:
+        """Let a session live; whether it was killed."""
+        world = World(f"{self._seed} {number}", budget_bytes=self.plan.budget_bytes)
+        world.skew_s = session.skew_s
+        is_killed = False
+        with world.entered(), _with_signals():
+            try:
+                world.run(_Main(self, world, session).run())
+            except _Killed:
+                is_killed = True
+                self._log(world, "killed")
+                world.loop.forget()
+            except Deadlock as error:
+                raise Violation(f"session {number}: {error}") from None
+        self.virtual_s += world.loop.time()
+        if world.bodies.most_bytes > max(self.plan.budget_bytes, world.bodies.largest):
+            raise Violation(f"{world.bodies.most_bytes} bytes of bodies at once, of {self.plan.budget_bytes}")
+        if is_last and world.loop.time() > LIVENESS_S:
+            raise Violation(f"the last session took {world.loop.time():,.0f} virtual seconds")
+        return is_killed
+
+    def kill(self, world: World) -> None:
+        """Leave the files as they are now to the next session, and end this one."""
+        self._require_kept(world)
+        self._number += 1
+        home = self._directory / str(self._number)
+        if self._home.exists():
+            shutil.copytree(self._home, home, symlinks=True)
+        self._home, self._run = home, home / "r"
+        self._finished = _Finished(self._run)
+        raise _Killed
+
+    def _log(self, world: World, what: str) -> None:
+        self.log.append(f"{world.loop.time():.6f} {what}")
+
+    def asked(self, world: World, request: Request, lane: str, *, is_retry: bool) -> None:
+        """A request has arrived: it must ask for something that is not finished."""
+        sample = sample_of(request)
+        self._log(world, f"asked {lane} {sample}")
+        self._arrivals.append((world.loop.time(), lane))
+        if request.bearer != KEY:
+            raise Violation(f"{lane} {sample} was asked without its key")
+        if self._spent_at is not None and world.loop.time() > self._spent_at + ON_ITS_WAY_S:
+            raise Violation(f"{lane} {sample} was asked when --max-cost was spent")
+        what = self._finished.what(lane, sample, request.judged_response)
+        if what is not None and what[1] >= (self.plan.epochs if lane == "t" else 1) and not is_retry:
+            raise Violation(f"{lane} was asked for sample {sample} again, which was {what[0]}")
+
+    def paid(self, world: World, usd: float, most_usd: float | None) -> None:
+        """An answer was handed over whole: it has to be paid for."""
+        self._paid_usd += usd
+        if most_usd is not None and self._paid_usd >= most_usd and self._spent_at is None:
+            self._spent_at = world.loop.time()
+
+    def excuse(self, lane: str, sample: int) -> None:
+        """A sample met a fault after which it may rightly have no verdict."""
+        self._excused.add((lane, sample))
+
+    def _require_whole(self) -> None:
+        """Every stored answer belongs to its sample, and every verdict to the answer that the judge saw."""
+        texts: dict[str, str] = {}
+        keys = Counter[tuple[int, int]]()
+        for row in _rows(self._run / "responses.jsonl"):
+            keys[row["sample_id"], row["epoch"]] += 1
+            texts[row["response_sha256"]] = row["text"]
+            self._require_own(row["sample_id"], row["text"])
+        for file in sorted((self._run / "verdicts").glob("*.jsonl")):
+            verdicts = Counter[tuple[int, int]]()
+            for row in _rows(file):
+                verdicts[row["sample_id"], row["epoch"]] += 1
+                text = texts.get(row["response_sha256"])
+                if text is None or not row["explanation"].endswith(f"of {text}"):
+                    raise Violation(f"{file.name}: {row['sample_id']} has the verdict of another answer")
+            if twice := [key for key, count in verdicts.items() if count > 1]:
+                raise Violation(f"{file.name}: {twice} have two verdicts")
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise Violation(f"{twice} have two answers")
+
+    def _require_own(self, sample: int, text: str) -> None:
+        if text.startswith("Answer "):
+            is_own = text.split()[1] == f"{sample}."
+        else:
+            is_own = text in faults.ANSWERS and ("t", sample) in self._excused
+        if not is_own:
+            raise Violation(f"sample {sample} has the answer {text!r}")
+
+    def handed_over(self, world: World, text: str) -> None:
+        """A whole answer of the target has left the endpoint."""
+        self._handed_over.append((world.loop.time(), text))
+
+    def _require_kept(self, world: World) -> None:
+        """What had arrived long before a kill is in the file."""
+        kept = {row["text"] for row in _rows(self._run / "responses.jsonl")}
+        for at_s, text in self._handed_over:
+            if at_s < world.loop.time() - KEPT_S and text not in kept:
+                raise Violation(f"{text!r} came {world.loop.time() - at_s:.1f} s before the kill and is lost")
+
+    def _require_complete(self) -> None:
+        """Each sample is in exactly one outcome, and only what met a fault of that kind lacks its label."""
+        run = vlsb.load_run(self._run)
+        for judge in run.judges:
+            answers = list(run.answers(judge))
+            if len(answers) != self.plan.samples * self.plan.epochs:
+                raise Violation(f"{judge}: {len(answers)} outcomes of {self.plan.samples} samples")
+            for each in answers:
+                excused = {("t", each.sample_id), (judge, each.sample_id)} & self._excused
+                if each.label is None and not excused:
+                    raise Violation(f"{judge}: sample {each.sample_id} ended as {each.outcome}")
+                if each.outcome in RETRIED_ON_RESUME:
+                    raise Violation(f"{judge}: sample {each.sample_id} was left as {each.outcome}")
+
+    def _require_no_key(self) -> None:
+        for path in self._home.rglob("*"):
+            if path.is_file() and KEY.encode() in path.read_bytes():
+                raise Violation(f"{path.name} holds the key")
+
+    def _require_rate(self, rpm: float) -> None:
+        times = [at for at, lane in self._arrivals if lane == "t"]
+        for first, at in enumerate(times):
+            within = sum(1 for each in times[first:] if each < at + 59)
+            if within > rpm:
+                raise Violation(f"{within} requests in a minute, of {rpm:g}")
+
+    @property
+    def home(self) -> Path:
+        """Where runs are."""
+        return self._home
+
+    @property
+    def data(self) -> Path:
+        """The data set."""
+        return self._data
+
+
+class _Finished:
+    """What the files of a run hold now, read again when they grew."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._sizes: dict[Path, int] = {}
+        self._answers = Counter[int]()
+        self._ended = Counter[int]()
+        self._judged: dict[str, set[str]] = {}
+
+    def what(self, lane: str, sample: int, response: str | None) -> tuple[str, int] | None:
+        """How many epochs of a sample were answered or ended; for a judge by the response it sees."""
+        if lane == "t":
+            self._read_answers()
+            count = self._answers[sample] + self._ended[sample]
+            return ("answered" if self._answers[sample] else "ended", count) if count else None
+        file = self._run / "verdicts" / f"{lane}.jsonl"
+        if self._grew(file):
+            self._judged[lane] = {row["response_sha256"] for row in _rows(file)}
+        digest = hashlib.sha256((response or "").encode()).hexdigest()
+        return ("judged", 1) if digest in self._judged.get(lane, set()) else None
+
+    def _read_answers(self) -> None:
+        if self._grew(self._run / "responses.jsonl"):
+            self._answers = Counter(row["sample_id"] for row in _rows(self._run / "responses.jsonl"))
+        if self._grew(self._run / "failures.jsonl"):
+            rows = [row for row in _rows(self._run / "failures.jsonl") if row["stage"] == "target"]
+            last = {(row["sample_id"], row["epoch"]): row for row in rows if row["fault"] != "stopped"}
+            self._ended = Counter(
+                sample for (sample, _), row in last.items() if row["outcome"] not in RETRIED_ON_RESUME
+            )
+
+    def _grew(self, path: Path) -> bool:
+        size = path.stat().st_size if path.exists() else 0
+        before, self._sizes[path] = self._sizes.get(path, 0), size
+        return size != before
+
+
+class _Main:
+    """One session's program and endpoint."""
+
+    def __init__(self, history: History, world: World, plan: SessionPlan) -> None:
+        self._history = history
+        self._world = world
+        self._plan = plan
+        self._requests = 0
+        self._problem: Violation | None = None
+        self._paying: set[int] = set()
+        self._answers: dict[int, str] = {}
+
+    async def run(self) -> None:
+        """Serve the endpoint and evaluate against it."""
+        plan, history, loop = self._plan, self._history, self._world.loop
+        async with Simulator(
+            self._respond, model_names=("m", "j", "k"), on_answered=self._answered
+        ) as simulator:
+            urls = [f"http://{HOST}:{simulator.port}/v1"]
+            if history.plan.replicas > 1:
+                port = simulator.port + 1000
+                loop.network.servers[port] = loop.network.servers[simulator.port]
+                urls.append(f"http://{HOST}:{port}/v1")
+            for at_s, for_s in plan.outages:
+                loop.call_later(at_s, self._set_down, True)
+                loop.call_later(at_s + for_s, self._set_down, False)
+            names = ["j", "k"][: history.plan.judges]
+            options: dict[str, Any] = {
+                "max_connections": plan.connections,
+                "max_requests": plan.max_requests,
+                "max_cost": plan.max_cost,
+                "rpm": plan.rpm,
+                "retry": list(plan.retry) or None,
+                "allow_http": True,
+                "prices": history.data.parent / "prices.json",
+                "api_key_env": KEY_VARIABLE,
+                "judge_api_key_env": KEY_VARIABLE,
+            }
+            evaluation = loop.create_task(
+                vlsb.evaluate(
+                    "m",
+                    base_url=urls,
+                    judge=names,
+                    judge_base_url=urls[0],
+                    data_root=history.data,
+                    output_dir=history.home,
+                    name="r",
+                    resume=True,
+                    limit=history.plan.samples,
+                    epochs=history.plan.epochs,
+                    **{name: value for name, value in options.items() if value is not None},
+                )
+            )
+            loop.on_step = self._step(evaluation)
+            try:
+                await evaluation
+            except asyncio.CancelledError:
+                history._log(self._world, "cancelled")
+            except VlsbError as error:
+                history._log(self._world, f"ended: {type(error).__name__}: {error.message}")
+            finally:
+                loop.on_step = lambda: None
+            if self._problem is not None:
+                raise self._problem
+            if simulator.errors:
+                raise simulator.errors[0]
+
+    def _step(self, evaluation: asyncio.Task[Any]) -> Any:
+        loop, plan, began = self._world.loop, self._plan, self._world.loop.steps
+
+        def step() -> None:
+            if self._problem is not None and not evaluation.done():
+                raise self._problem
+            if plan.end == "none":
+                return
+            done = loop.steps - began
+            is_second = plan.end == "interrupt twice" and done == plan.at_step + 5
+            if done != plan.at_step and not is_second:
+                return
+            self._history._log(self._world, plan.end)
+            if plan.end == "kill":
+                self._history.kill(self._world)
+            elif plan.end == "cancel":
+                evaluation.cancel()
+            elif handler := loop.signal_handlers.get(signal.SIGINT):
+                handler()
+
+        return step
+
+    def _answered(self, request: Request) -> None:
+        if (text := self._answers.get(request.number)) is not None:
+            self._history.handed_over(self._world, text)
+        if request.number in self._paying:
+            self._history.paid(self._world, _most_usd(), self._plan.max_cost)
+
+    def _set_down(self, is_down: bool) -> None:
+        self._world.loop.network.is_down = is_down
+        self._history._log(self._world, "down" if is_down else "up")
+
+    def _respond(self, request: Request) -> Action:
+        lane = request.model if request.is_judge else "t"
+        assert lane is not None
+        sample = sample_of(request)
+        self._requests += 1
+        try:
+            self._history.asked(self._world, request, lane, is_retry=bool(self._plan.retry))
+        except Violation as problem:
+            self._problem = self._problem or problem
+        draw, usage, name = self._world.draw, TOKENS, self._plan.faults.get(self._requests)
+        delay_s = draw.uniform(0, self._history.plan.latency_s)
+        whole: Reply
+        if request.is_judge:
+            whole = verdict(sample % 3 + 1, f"of {request.judged_response}", usage=usage, delay_s=delay_s)
+        else:
+            # Epochs have answers of their own: the request's number makes them so.
+            text = f"Answer {sample}. {draw.randrange(10**9)}"
+            whole = answer(text, usage=usage, delay_s=delay_s)
+            if name is None:
+                self._answers[request.number] = text
+        if name is None or name in faults.PAID:
+            self._paying.add(request.number)
+        if name is None:
+            return whole
+        self._history._log(self._world, f"fault {name}")
+        if name in faults.ENDS:
+            self._history.excuse(lane, sample)
+        return faults.ALL[name](draw, whole)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a journal; a torn one at its end is none."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            rows.append(orjson.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What a killed session says when its memory is freed is nobody's business."""
+    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+@contextmanager
+def _with_signals() -> Iterator[None]:
+    """Let the Python API take signals as the command does."""
+    with patch.object(
+        vlsb.api, "Listeners", lambda **options: Listeners(**{**options, "owns_signals": True})
+    ):
+        yield
+
+
+def set_environment() -> None:
+    """The variables that histories have, and no proxy."""
+    for name in [each for each in os.environ if each.lower().endswith("_proxy") or each.startswith("VLSB_")]:
+        del os.environ[name]
+    os.environ[KEY_VARIABLE] = KEY
+
+
+def write_data(directory: Path) -> Path:
+    """The data set of all histories, with prices beside it."""
+    data = write_dataset(directory / "data", sharing_rows(8))
+    for image in data.rglob("*.png"):
+        # Times are part of what is written.
+        os.utime(image, (BEGAN_AT.timestamp(),) * 2)
+    price = {"models": [*"mjk"], "input": USD_PER_TOKEN * 1e6, "output": USD_PER_TOKEN * 1e6}
+    row = price | {"source": "drawn", "as_of": "2026-01-01"}
+    (directory / "prices.json").write_bytes(orjson.dumps({"prices": [row]}))
+    return data

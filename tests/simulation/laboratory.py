@@ -1,0 +1,129 @@
+"""Where histories are carried out: one after the other in a process, and in several processes at once."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.simulation.history import History, Plan, draw_plan, set_environment, write_data
+
+A_PIECE = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a plan: its first problem, None without one; what was logged; a checksum of everything."""
+
+    problem: str | None
+    log: Sequence[str]
+    digest: str
+    virtual_s: float = 0.0
+
+
+class Laboratory:
+    """A directory in memory where histories are carried out, each from nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        set_environment()
+        self._directory = directory
+        self._data = write_data(directory)
+        # The first history imports what the program imports late, and fills its caches.
+        self.carry_out(0, draw_plan(0))
+        gc.collect()
+        gc.freeze()
+
+    def carry_out(self, seed: int, plan: Plan) -> Outcome:
+        """One history of a seed."""
+        home = self._directory / "history"
+        history = History(seed, plan, home, self._data)
+        problem = None
+        try:
+            history.carry_out()
+        except AssertionError as violation:
+            problem = f"{type(violation).__name__}: {violation}"
+        except Exception as error:  # noqa: BLE001 - whatever the program lets out is a finding
+            problem = f"{type(error).__name__}: {error}"
+        outcome = Outcome(problem, history.log, history.digest(), history.virtual_s)
+        shutil.rmtree(home, ignore_errors=True)
+        return outcome
+
+
+def memory() -> str | None:
+    """Where files cost least, if there is such a place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+_laboratory: Laboratory
+
+
+def _open(directory: str) -> None:
+    global _laboratory
+    _laboratory = Laboratory(Path(tempfile.mkdtemp(dir=directory)))
+
+
+@dataclass
+class Explored:
+    """How many histories were carried out, in how many virtual seconds, and what failed by seed."""
+
+    histories: int = 0
+    virtual_s: float = 0.0
+    problems: dict[int, str] = field(default_factory=dict)
+
+    def add(self, pieces: Iterable[Future[Explored]]) -> None:
+        """Add what was done in pieces, and print what failed."""
+        for each in pieces:
+            piece = each.result()
+            self.histories += piece.histories
+            self.virtual_s += piece.virtual_s
+            self.problems |= piece.problems
+            for seed, problem in piece.problems.items():
+                print(f"seed {seed}: {problem}", flush=True)
+
+
+def _try_seeds(seeds: range) -> Explored:
+    piece = Explored()
+    for seed in seeds:
+        outcome = _laboratory.carry_out(seed, draw_plan(seed))
+        piece.histories += 1
+        piece.virtual_s += outcome.virtual_s
+        if outcome.problem is not None:
+            piece.problems[seed] = outcome.problem
+    return piece
+
+
+def explore(first: int, count: int | None, *, until: float, processes: int, stops: bool = False) -> Explored:
+    """Carry out the histories of so many seeds, or as many as there is time for, in several processes.
+
+    With `stops` none is begun once one has failed.
+    """
+    total = Explored()
+    waiting: set[Future[Explored]] = set()
+    with tempfile.TemporaryDirectory(dir=memory()) as directory:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
+            for piece in _pieces(first, count, until):
+                if stops and total.problems:
+                    break
+                waiting.add(pool.submit(_try_seeds, piece))
+                if len(waiting) > 2 * processes:
+                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    total.add(ended)
+            total.add(waiting)
+    return total
+
+
+def _pieces(first: int, count: int | None, until: float) -> Iterator[range]:
+    end = first + count if count is not None else sys.maxsize
+    for start in range(first, end, A_PIECE):
+        if time.monotonic() > until:
+            return
+        yield range(start, min(start + A_PIECE, end))
