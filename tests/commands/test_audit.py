@@ -406,7 +406,7 @@ def test_one_wrong_row_and_nothing_is_imported(desk: Desk) -> None:
     first = good.splitlines()[1]
     item, sha = first.split(";")[0], audit(desk)["items"][0][2]
     cases = {
-        good.replace(";1;", ";4;", 1): "line 2: its label is none of 1, 2, 3",
+        good.replace(";1;", ";4;", 1): "line 2: its label is not 1, 2, 3",
         good.replace(item, "s999e1-00000000", 1): "is not an item of this run",
         good + first + "\n": f"{item} has two labels",
         good.replace(sha, "0" * 64): "is not an item of this run",
@@ -414,7 +414,7 @@ def test_one_wrong_row_and_nothing_is_imported(desk: Desk) -> None:
         "[{}]": "task 1: not a task",
         '[{"annotations": [5]}]': "task 1: not a task",
         '[{"data": {"item": "a", "response_sha256": "b"}, "annotations": [{"result": [7]}]}]': "task 1: not",
-        "[": "The sheet is no JSON",
+        "[": "The sheet is not JSON",
     }
     for text, problem in cases.items():
         sheet.write_text(text)

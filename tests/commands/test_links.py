@@ -113,7 +113,7 @@ def test_what_is_no_file_is_refused_without_waiting(desk: Desk) -> None:
 
     for words in (["report", "outputs/r"], ["runs", "list", "outputs"]):
         done = desk.vlsb(*words)
-        assert "responses.jsonl is no file" in done.out + done.err
+        assert "responses.jsonl is not a file" in done.out + done.err
 
 
 def test_a_run_may_be_named_by_a_link(desk: Desk) -> None:

@@ -73,7 +73,7 @@ def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> No
     ("words", "said"),
     [
         (("--html", "data"), "exists and holds no page"),
-        (("--html", "data/stranger.html"), "is no page of vlsb"),
+        (("--html", "data/stranger.html"), "is not a page of vlsb"),
         (("--html", "folder", "--single"), "--single writes one file"),
         (("--redact",), "add --html"),
     ],

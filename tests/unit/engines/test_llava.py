@@ -711,7 +711,7 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path: Path) ->
     source = write_source(tmp_path / "source")
     engine = stand_in(tmp_path, f"Path({str(tmp_path / 'out')!r}).mkdir()\n{WHOLE}")
 
-    with pytest.raises(ConfigError, match="has appeared meanwhile"):
+    with pytest.raises(ConfigError, match="has appeared in the meantime"):
         convert(source, tmp_path / "out", engine)
 
     assert list((tmp_path / "out").iterdir()) == []

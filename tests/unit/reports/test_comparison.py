@@ -193,7 +193,7 @@ def test_nothing_is_said_of_how_many_samples_the_change_that_was_found_would_tak
     else:
         assert "found in 80 % of cases; with all 2,241," in " ".join(texts[0].split())
         assert "away from it; with all 2,241," in " ".join(texts[1].split())
-        assert "one in forty is of one look" in " ".join(texts[1].split())
+        assert "one in forty holds for one look" in " ".join(texts[1].split())
 
 
 def test_the_ranks_name_what_they_leave_open() -> None:

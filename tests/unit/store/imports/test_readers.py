@@ -174,7 +174,7 @@ def test_a_file_that_is_none_is_refused_without_waiting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"id": "x", "prediction": "A."}', "no number"),
+        (b'{"id": "x", "prediction": "A."}', "not a number"),
         (b'{"id": 1}', "another form"),
         (b'{"id": 1, "prediction": 7}', "another form"),
         (b'{"id": 1, "prediction": "\xff"}', "not UTF-8"),
@@ -217,8 +217,8 @@ def test_the_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda raw: b"PK\x03\x04 nothing", "no log that can be unpacked"),
-        (lambda raw: raw[: len(raw) // 2], "no log that can be unpacked"),
+        (lambda raw: b"PK\x03\x04 nothing", "not a log that can be unpacked"),
+        (lambda raw: raw[: len(raw) // 2], "not a log that can be unpacked"),
         (lambda raw: raw.replace(SAMPLE[:20], b"\0" * 20), "not JSON|unpacked"),
     ],
 )
@@ -276,7 +276,7 @@ def test_words_that_a_table_library_takes_for_missing_are_words(tmp_path: Path) 
         ('"index"\t"index"\t"prediction"\n', "a column twice"),
         ('"index"\t"answer"\n"0"\t"A."\n', "row 2: has no column `prediction`"),
         ('"index"\t"prediction"\n"0"\t"A."\t"more"\n', "row 2: has more cells"),
-        ('"index"\t"prediction"\n"0"\t"A.\n', "no table that can be read"),
+        ('"index"\t"prediction"\n"0"\t"A.\n', "not a table that can be read"),
     ],
 )
 def test_a_table_that_is_damaged_is_refused(text: str, problem: str, tmp_path: Path) -> None:
@@ -334,9 +334,9 @@ ENTITY = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "x">]><worksheet>&b;</wo
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda name, raw: ENTITY if "sheet1" in name else raw, "no spreadsheet"),
-        (lambda name, raw: b"<worksheet" if "sheet1" in name else raw, "no spreadsheet"),
-        (lambda name, raw: b"" if name == "[Content_Types].xml" else raw, "no spreadsheet"),
+        (lambda name, raw: ENTITY if "sheet1" in name else raw, "not a spreadsheet"),
+        (lambda name, raw: b"<worksheet" if "sheet1" in name else raw, "not a spreadsheet"),
+        (lambda name, raw: b"" if name == "[Content_Types].xml" else raw, "not a spreadsheet"),
         (lambda name, raw: raw + b" " * (260 * 2**20) if "sheet1" in name else raw, "unpacks to more than"),
         (in_sheet(b'<row r="1048576"><c r="A1048576"><v>1</v></c></row>'), "a cell below row 100,000"),
         (in_sheet(b'<row r="9"><c r="XFD9"><v>1</v></c></row>'), "row 9: has a cell beyond column 256"),
