@@ -30,10 +30,10 @@ from vlsb.endpoints.credentials import Secret
 from vlsb.engines.checkpoint import Weights
 from vlsb.engines.checks import Disk, Machine
 from vlsb.engines.doctor import (
+    CheckResult,
     DatasetFacts,
     EngineFacts,
     Facts,
-    Finding,
     Group,
     HubAccess,
     HubFacts,
@@ -127,13 +127,13 @@ def on(*gpus: Gpu, facts: Facts = READY, **more: Any) -> Facts:
     return replace(facts, machine=replace(facts.machine, listing=listing(*gpus, **more)))
 
 
-def named(facts: Facts, name: str, group: Group | None = None) -> Finding:
+def named(facts: Facts, name: str, group: Group | None = None) -> CheckResult:
     """The one finding of that name, in that group where a name occurs in two."""
     (found,) = [each for each in findings(facts) if each.name == name and group in (None, each.group)]
     return found
 
 
-def model(facts: Facts, name: str) -> Finding:
+def model(facts: Facts, name: str) -> CheckResult:
     return named(facts, name, Group.MODELS)
 
 
@@ -142,7 +142,7 @@ def model(facts: Facts, name: str) -> Finding:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_with_an_engine_a_gpu_and_its_weights_is_ready(name: str) -> None:
-    assert model(READY, name) == Finding(Group.MODELS, name, State.OK, "ready")
+    assert model(READY, name) == CheckResult(Group.MODELS, name, State.OK, "ready")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -188,8 +188,8 @@ def test_without_a_gpu_a_family_needs_memory_enough_or_smaller_weights() -> None
     machine = replace(READY.machine, listing=GpuListing(), memory_bytes=40 * GIB)
     facts = replace(READY, machine=machine, engines=engines(is_cpu=True, cuda=None))
 
-    assert model(facts, "llava_hf") == Finding(Group.MODELS, "llava_hf", State.OK, "ready")
-    assert model(facts, "mllama") == Finding(
+    assert model(facts, "llava_hf") == CheckResult(Group.MODELS, "llava_hf", State.OK, "ready")
+    assert model(facts, "mllama") == CheckResult(
         Group.MODELS,
         "mllama",
         State.MISSING,
@@ -216,7 +216,7 @@ def test_a_gpu_that_a_server_of_ours_fills_is_freed_by_stopping_it() -> None:
     running = replace(full.machine, servers=("llava_hf",))
     ours = replace(full, servers=(server("llava_hf"),), machine=running)
     assert model(ours, "qwen2vl").command == "vlsb engine stop llava_hf"
-    assert model(ours, "llava_hf") == Finding(
+    assert model(ours, "llava_hf") == CheckResult(
         Group.MODELS, "llava_hf", State.OK, "running at http://127.0.0.1:40001/v1"
     )
 

@@ -21,7 +21,7 @@ from vlsb.cli.command import LIST, command
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints import loops
-from vlsb.engines.doctor import DatasetFacts, Finding, Group, State, examine, shown_path
+from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine, shown_path
 from vlsb.errors import VlsbError
 from vlsb.evaluation.options import Option
 from vlsb.records import Untrusted
@@ -79,7 +79,7 @@ def dataset_facts(data_root: Path | None) -> DatasetFacts:
         return DatasetFacts(problem=None if data_root is None else error.message)
 
 
-def findings_json(rows: Sequence[Finding]) -> str:
+def findings_json(rows: Sequence[CheckResult]) -> str:
     """One object: the version, and a list of findings in the order of the screen."""
     objects = [
         {
@@ -94,7 +94,7 @@ def findings_json(rows: Sequence[Finding]) -> str:
     return json_document({**versioned(SCHEMA), "vlsb": __version__, "findings": objects})
 
 
-def findings_text(rows: Sequence[Finding], *, width: int, height: int, color: bool) -> str:
+def findings_text(rows: Sequence[CheckResult], *, width: int, height: int, color: bool) -> str:
     """Return the screen, at most `width` columns wide (80 at least) but for commands, which are never broken.
 
     Where it would not fit into `height` lines, the blank ones between its parts go.
@@ -110,7 +110,7 @@ def findings_text(rows: Sequence[Finding], *, width: int, height: int, color: bo
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
-def _lines(rows: Sequence[Finding], width: int) -> Iterator[Text]:
+def _lines(rows: Sequence[CheckResult], width: int) -> Iterator[Text]:
     name_width = max(
         (len(each.name) for each in rows if each.group not in (Group.KEYS, Group.READY)), default=0
     )
@@ -132,7 +132,7 @@ def _lines(rows: Sequence[Finding], width: int) -> Iterator[Text]:
             yield (Text(" " * len(label)) if index else label) + line
 
 
-def _sentence(finding: Finding, width: int) -> list[Text]:
+def _sentence(finding: CheckResult, width: int) -> list[Text]:
     """Return what the screen ends with, across its whole width."""
     head = Text(f"{finding.name}: ", style="bold")
     lines = list((head + Text(_clean(finding.what))).wrap(Console(width=width), width))
@@ -141,14 +141,14 @@ def _sentence(finding: Finding, width: int) -> list[Text]:
     return lines
 
 
-def _name_with_mark(finding: Finding, name: str) -> Text:
+def _name_with_mark(finding: CheckResult, name: str) -> Text:
     mark, style = _MARKS[finding.state]
     if finding.state == State.MISSING and finding.command is None:
         style = "dim"  # nothing to do about it
     return Text(f"{mark} ", style=style) + Text(name)
 
 
-def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
+def _key_row(keys: Sequence[CheckResult], width: int) -> list[Text]:
     """Keys beside each other: their names and marks say it all."""
     lines = [Text()]
     for key in keys:
@@ -159,7 +159,7 @@ def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
     return lines
 
 
-def _row(finding: Finding, name_width: int, width: int) -> list[Text]:
+def _row(finding: CheckResult, name_width: int, width: int) -> list[Text]:
     """Return what a finding says, wrapped below itself, and its command at the end where there is room."""
     head = _name_with_mark(finding, f"{_clean(finding.name):<{name_width}}  ")
     room = width - _GROUP_WIDTH - len(head)

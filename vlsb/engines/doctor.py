@@ -68,7 +68,7 @@ class Group(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One line of the screen; its command is the one to type to make it `ok`.
 
     `what` may hold a stranger's words: only an encoder prints it.
@@ -149,7 +149,7 @@ async def examine(
     model: str | None,
     is_offline: bool,
     hub_path: str,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Find what is here and what is not; a model that was named has its row above the families'."""
     named = [] if model is None else [await check_model(model, environment, is_offline=is_offline)]
     rows = findings(await survey(environment, dataset, is_offline=is_offline, hub_path=hub_path))
@@ -296,11 +296,11 @@ def _engine_facts(
     return EngineFacts(pin, engine, "" if brought.parent == places.engines else shown_path(brought, home))
 
 
-async def check_model(name: str, environment: Mapping[str, str], *, is_offline: bool) -> Finding:
+async def check_model(name: str, environment: Mapping[str, str], *, is_offline: bool) -> CheckResult:
     """Find whether a local model could be started here, by all that a start checks but the start itself."""
 
-    def finding(state: State, what: str, command: str | None = None) -> Finding:
-        return Finding(Group.MODELS, name, state, what, command)
+    def finding(state: State, what: str, command: str | None = None) -> CheckResult:
+        return CheckResult(Group.MODELS, name, state, what, command)
 
     if (running := find_running(Places.of(environment), name)) is not None:
         return finding(State.OK, f"running at {running.base_url}")
@@ -320,14 +320,16 @@ async def check_model(name: str, environment: Mapping[str, str], *, is_offline: 
 # What is found.
 
 
-def findings(facts: Facts) -> list[Finding]:
+def findings(facts: Facts) -> list[CheckResult]:
     """Make a line of everything that is worth one, in the order of the screen."""
     families = [_family(family, facts) for family in FAMILIES.values()]
     return [
         *_machine(facts),
         *_data(facts),
         *(
-            Finding(Group.KEYS, name, State.OK if is_set else State.MISSING, "set" if is_set else "not set")
+            CheckResult(
+                Group.KEYS, name, State.OK if is_set else State.MISSING, "set" if is_set else "not set"
+            )
             for name, is_set in facts.keys.items()
         ),
         *(_engine(engine, facts.machine.listing) for engine in facts.engines.values()),
@@ -337,44 +339,44 @@ def findings(facts: Facts) -> list[Finding]:
     ]
 
 
-def _machine(facts: Facts) -> Iterator[Finding]:
+def _machine(facts: Facts) -> Iterator[CheckResult]:
     machine = facts.machine
-    yield Finding(Group.MACHINE, "Python", State.OK, facts.python)
-    yield Finding(Group.MACHINE, "uv", State.OK, facts.uv)
+    yield CheckResult(Group.MACHINE, "Python", State.OK, facts.python)
+    yield CheckResult(Group.MACHINE, "uv", State.OK, facts.uv)
     yield _extras(facts.extras)
     yield from _gpus(machine.listing)
-    yield Finding(Group.MACHINE, "memory", State.OK, _size(machine.memory_bytes))
+    yield CheckResult(Group.MACHINE, "memory", State.OK, _size(machine.memory_bytes))
     disks = {disk.device: disk for disk in (machine.weights, machine.engines) if disk is not None}
     for disk in reversed(disks.values()):
         what = f"{_size(disk.free_bytes)} free at {shown_path(disk.folder, facts.home)}"
-        yield Finding(Group.MACHINE, "disk", State.OK, what)
+        yield CheckResult(Group.MACHINE, "disk", State.OK, what)
 
 
-def _extras(extras: Mapping[str, bool]) -> Finding:
+def _extras(extras: Mapping[str, bool]) -> CheckResult:
     """No command: whoever needs one of them is told how to install it."""
     present = [name for name, is_here in extras.items() if is_here]
     missing = ", ".join(name for name, is_here in extras.items() if not is_here)
     if not missing:
-        return Finding(Group.MACHINE, "extras", State.OK, ", ".join(present))
+        return CheckResult(Group.MACHINE, "extras", State.OK, ", ".join(present))
     what = f"{', '.join(present)}; without {missing}" if present else f"none of {missing}"
-    return Finding(Group.MACHINE, "extras", State.MISSING, what)
+    return CheckResult(Group.MACHINE, "extras", State.MISSING, what)
 
 
-def _gpus(listing: GpuListing) -> Iterator[Finding]:
+def _gpus(listing: GpuListing) -> Iterator[CheckResult]:
     hidden = f"{listing.hidden} hidden by CUDA_VISIBLE_DEVICES" if listing.hidden else ""
     if listing.problem is not None:
-        yield Finding(Group.MACHINE, "GPU", State.PROBLEM, listing.problem)
+        yield CheckResult(Group.MACHINE, "GPU", State.PROBLEM, listing.problem)
     elif not listing.gpus:
         what = f"none to use: {hidden}" if hidden else "none: engines run on the CPU, slowly"
-        yield Finding(Group.MACHINE, "GPU", State.MISSING, what)
+        yield CheckResult(Group.MACHINE, "GPU", State.MISSING, what)
     kinds: dict[tuple[str, int], list[Gpu]] = {}
     for gpu in listing.gpus:
         kinds.setdefault((gpu.name, gpu.memory_bytes), []).append(gpu)
     for alike in kinds.values():
-        yield Finding(Group.MACHINE, "GPU", State.OK, _gpu_kind(alike))
+        yield CheckResult(Group.MACHINE, "GPU", State.OK, _gpu_kind(alike))
     if listing.driver is not None:
         words = [listing.driver, f"runs CUDA up to {listing.cuda}" if listing.cuda else "", hidden]
-        yield Finding(Group.MACHINE, "driver", State.OK, ", ".join(filter(None, words)))
+        yield CheckResult(Group.MACHINE, "driver", State.OK, ", ".join(filter(None, words)))
 
 
 def _gpu_kind(alike: Sequence[Gpu]) -> str:
@@ -394,24 +396,24 @@ def _size(count: int) -> str:
     return f"{amount.partition('.')[0]} GiB" if len(amount) > len("99.9 GiB") else amount
 
 
-def _data(facts: Facts) -> Iterator[Finding]:
+def _data(facts: Facts) -> Iterator[CheckResult]:
     hub, dataset = facts.hub, facts.dataset
     state = {HubAccess.REACHED: State.OK, HubAccess.NOT_REACHED: State.PROBLEM}.get(hub.access, State.MISSING)
     reason = f" ({hub.reason})" if hub.reason else ""
-    yield Finding(Group.DATA, "hub", state, f"{hub.address} {hub.access}{reason}")
+    yield CheckResult(Group.DATA, "hub", state, f"{hub.address} {hub.access}{reason}")
     if hub.token is None:
-        yield Finding(Group.DATA, "token", State.MISSING, "none; only mllama's weights need one", LOG_IN)
+        yield CheckResult(Group.DATA, "token", State.MISSING, "none; only mllama's weights need one", LOG_IN)
     else:
-        yield Finding(Group.DATA, "token", State.OK, f"in {hub.token}")
+        yield CheckResult(Group.DATA, "token", State.OK, f"in {hub.token}")
     if dataset.problem is not None:
-        yield Finding(Group.DATA, "VLSBench", State.PROBLEM, dataset.problem)
+        yield CheckResult(Group.DATA, "VLSBench", State.PROBLEM, dataset.problem)
     elif dataset.place is None:
-        yield Finding(Group.DATA, "VLSBench", State.MISSING, "not here (2.5 GB)", FETCH_DATA)
+        yield CheckResult(Group.DATA, "VLSBench", State.MISSING, "not here (2.5 GB)", FETCH_DATA)
     else:
-        yield Finding(Group.DATA, "VLSBench", State.OK, dataset.place)
+        yield CheckResult(Group.DATA, "VLSBench", State.OK, dataset.place)
 
 
-def _engine(facts: EngineFacts, listing: GpuListing) -> Finding:
+def _engine(facts: EngineFacts, listing: GpuListing) -> CheckResult:
     engine, pin = facts.engine, facts.pin
     obstacle = driver_obstacle(pin, engine, listing)
     if facts.problem is not None:
@@ -427,14 +429,14 @@ def _engine(facts: EngineFacts, listing: GpuListing) -> Finding:
         what = f"{engine.version} for {build}{f', {facts.place}' if facts.place else ''}"
         state = State.OK if obstacle is None else State.PROBLEM
         what += "" if obstacle is None else f": it {obstacle.brief}"
-    return Finding(Group.ENGINES, pin.name, state, what)
+    return CheckResult(Group.ENGINES, pin.name, state, what)
 
 
-def _family(family: ModelProfile, facts: Facts) -> Finding:
+def _family(family: ModelProfile, facts: Facts) -> CheckResult:
     """Ready, or the first thing in the way of `vlsb serve FAMILY` with the command that removes it."""
 
-    def finding(state: State, what: str, command: str | None = None) -> Finding:
-        return Finding(Group.MODELS, family.name, state, what, command)
+    def finding(state: State, what: str, command: str | None = None) -> CheckResult:
+        return CheckResult(Group.MODELS, family.name, state, what, command)
 
     machine, about, weights = (
         facts.machine,
@@ -467,27 +469,27 @@ def _family(family: ModelProfile, facts: Facts) -> Finding:
     return _download(family, facts.hub) or finding(State.OK, f"ready; downloads {family.weights} first")
 
 
-def _download(family: ModelProfile, hub: HubFacts) -> Finding | None:
+def _download(family: ModelProfile, hub: HubFacts) -> CheckResult | None:
     """Return what is in the way of downloading a family's weights."""
     if hub.access in (HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF):
         what = f"{family.weights} is not here, and the Hugging Face Hub is {hub.access}"
         command = f"vlsb serve {family.name} --weights DIR"
-        return Finding(Group.MODELS, family.name, State.PROBLEM, what, command)
+        return CheckResult(Group.MODELS, family.name, State.PROBLEM, what, command)
     if hub.token is None and family.weights.startswith(_GATED_OWNERS):
         what = f"{family.weights}: accept its licence at {hub.address}"
-        return Finding(Group.MODELS, family.name, State.MISSING, what, LOG_IN)
+        return CheckResult(Group.MODELS, family.name, State.MISSING, what, LOG_IN)
     return None
 
 
-def _servers(servers: Sequence[ServerRecord]) -> Iterator[Finding]:
+def _servers(servers: Sequence[ServerRecord]) -> Iterator[CheckResult]:
     for server in servers:
         what = f"{server.base_url}, process {server.pid}, {server.weights}"
-        yield Finding(Group.SERVERS, server.name, State.OK, what)
+        yield CheckResult(Group.SERVERS, server.name, State.OK, what)
     if not servers:
-        yield Finding(Group.SERVERS, "none", State.MISSING, "`vlsb serve FAMILY` starts one")
+        yield CheckResult(Group.SERVERS, "none", State.MISSING, "`vlsb serve FAMILY` starts one")
 
 
-def _ready_for(facts: Facts, families: Sequence[Finding]) -> Iterator[Finding]:
+def _ready_for(facts: Facts, families: Sequence[CheckResult]) -> Iterator[CheckResult]:
     """Give what works here as it is, and what does not with the first reason."""
     set_keys = [name for name, is_set in facts.keys.items() if is_set]
     local = [finding.name for finding in families if finding.state is State.OK]
@@ -507,6 +509,6 @@ def _ready_for(facts: Facts, families: Sequence[Finding]) -> Iterator[Finding]:
         missing.append("parquet shards (no extra `parquet`)")
     if facts.dataset.place is None:
         missing.append("the full data set (not here)")
-    yield Finding(Group.READY, "ready for", State.OK, ", ".join(ready))
+    yield CheckResult(Group.READY, "ready for", State.OK, ", ".join(ready))
     if missing:
-        yield Finding(Group.READY, "not ready for", State.MISSING, ", ".join(missing))
+        yield CheckResult(Group.READY, "not ready for", State.MISSING, ", ".join(missing))
