@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--samples", type=int, default=ROWS)
-    parser.add_argument("--picture-bytes", type=int, default=IMAGE_BYTES)
+    parser.add_argument("--image-bytes", type=int, default=IMAGE_BYTES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)

@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--median", type=float, default=2.0)
     parser.add_argument("--sigmas", default="0.25,0.4")
-    parser.add_argument("--picture-bytes", type=int, default=IMAGE_BYTES)
+    parser.add_argument("--image-bytes", type=int, default=IMAGE_BYTES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)

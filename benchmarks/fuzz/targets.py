@@ -18,6 +18,7 @@ import connections
 import httpx
 import mutations
 
+from tests.support.journals import read_journal
 from vlsb import strict_json
 from vlsb.data.archive import case_key, name_problem, scan
 from vlsb.data.rows import load_rows
@@ -30,7 +31,6 @@ from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import UnreadableVerdict, declines, parse_verdict
 from vlsb.records import Label, Untrusted, Usage
 from vlsb.store import codec
-from vlsb.store.journal import read_journal
 from vlsb.store.manifest import FILE, manifest_text, read_manifest
 
 NOW = 1_700_000_000.0

@@ -38,10 +38,10 @@ SMALL: dict[str, tuple[Callable[[list[str]], None], tuple[str, ...]]] = {
         wall_time.main,
         (
             *("--samples", "8", "--connections", "4", "--median", "0.01"),
-            *("--rounds", "1", "--picture-bytes", "1000"),
+            *("--rounds", "1", "--image-bytes", "1000"),
         ),
     ),
-    startup.NAME: (startup.main, ("--rounds", "1", "--samples", "20", "--picture-bytes", "1000")),
+    startup.NAME: (startup.main, ("--rounds", "1", "--samples", "20", "--image-bytes", "1000")),
     scaling.NAME: (scaling.main, ("--rounds", "1", "--sizes", "10,20")),
     sweeps.NAME: (sweeps.main, ("--plan", "smoke")),
     page.NAME: (page.main, ("--rounds", "1", "--sizes", "10,20")),
