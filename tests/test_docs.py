@@ -28,7 +28,7 @@ import vlsb
 from tests.commands.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
-from tests.support.command import Vlsb
+from tests.support.command import Vlsb, printed
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.test_layers import image
@@ -256,28 +256,12 @@ def section(page: str, heading: str) -> str:
     return page_text(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
-def vlsb_process(*arguments: str, folder: Path) -> str:
-    """What a command prints, run in a folder with nothing in its environment."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "vlsb", *arguments],
-        cwd=folder,
-        env={"HOME": str(folder), "PATH": os.defpath, "COLUMNS": "80", "PYTHONUTF8": "1"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 class DemoRun:
     """A demo run, judged by two judges, with what its first session printed."""
 
     def __init__(self, folder: Path) -> None:
-        self.printed = vlsb_process("demo", "--output-dir", "runs", folder=folder)
-        vlsb_process("judge", "runs/demo", "-J", "seed=7", "--display", "none", folder=folder)
+        self.printed = printed(folder, "demo", "--output-dir", "runs")
+        printed(folder, "judge", "runs/demo", "-J", "seed=7", "--display", "none")
         self.directory = folder / "runs" / "demo"
         self.manifest: dict[str, Any] = json.loads((self.directory / "run.json").read_text("utf-8"))
 

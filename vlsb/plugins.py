@@ -1,4 +1,4 @@
-"""What installed packages bring by entry points: commands, data sets, judges. Ours come by the same way."""
+"""What installed packages bring by entry points: commands, data sets, formats, judges. Ours come so too."""
 
 from __future__ import annotations
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import PROJECT
+from tests.support.command import printed
 
 
 class Copy:
@@ -42,18 +40,7 @@ class Copy:
 
     def vlsb(self, *words: str) -> str:
         """Return what a command of the copy prints."""
-        ended = subprocess.run(
-            [sys.executable, "-m", "vlsb", *words],
-            cwd=self.folder,
-            env={"HOME": str(self.folder), "PATH": os.defpath, "COLUMNS": "120", "PYTHONUTF8": "1"},
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        return printed(self.folder, *words, env={"COLUMNS": "120"})
 
 
 @pytest.fixture

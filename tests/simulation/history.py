@@ -32,6 +32,7 @@ from tests.simulation.network import LATENCY_S
 from tests.simulation.world import BEGAN_AT, World
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
+from tests.support.run_files import records
 from vlsb.config import UPLOAD_BYTES
 from vlsb.errors import VlsbError
 from vlsb.evaluation.session import Listeners
@@ -139,10 +140,10 @@ class History:
         self.virtual_s = 0.0
         self._seed = seed
         self._directory = directory
-        self._data = data
+        self.data = data
         self._number = 0
-        self._home = directory / "0"
-        self._run = self._home / "r"
+        self.home = directory / "0"
+        self._run = self.home / "r"
         # Samples of the target, and responses of each judge, that met a fault which may end them.
         self._excused: set[tuple[str, int]] = set()
         self._paid_usd = 0.0
@@ -161,7 +162,7 @@ class History:
     def digest(self) -> str:
         """A checksum of everything that was asked, logged and written."""
         whole = hashlib.sha256("\n".join(self.log).encode())
-        for path in sorted(self._home.rglob("*")):
+        for path in sorted(self.home.rglob("*")):
             if path.is_file() and path.name != ".lock":
                 # The directory is another one in each process.
                 contents = path.read_bytes().replace(str(self._directory.parent).encode(), b"")
@@ -188,7 +189,7 @@ class History:
                 world.run(_Main(self, world, session).run())
             except _Killed:
                 is_killed = True
-                self._log(world, "killed")
+                self.note(world, "killed")
                 world.loop.forget()
             except Deadlock as error:
                 raise Violation(f"session {number}: {error}") from None
@@ -204,19 +205,20 @@ class History:
         self._require_kept(world)
         self._number += 1
         home = self._directory / str(self._number)
-        if self._home.exists():
-            shutil.copytree(self._home, home, symlinks=True)
-        self._home, self._run = home, home / "r"
+        if self.home.exists():
+            shutil.copytree(self.home, home, symlinks=True)
+        self.home, self._run = home, home / "r"
         self._finished = _Finished(self._run)
         raise _Killed
 
-    def _log(self, world: World, what: str) -> None:
+    def note(self, world: World, what: str) -> None:
+        """Remember what happened, and when."""
         self.log.append(f"{world.loop.time():.6f} {what}")
 
     def asked(self, world: World, request: Request, lane: str, *, is_retry: bool) -> None:
         """A request has arrived: it must ask for something that is not finished."""
         sample = sample_of(request)
-        self._log(world, f"asked {lane} {sample}")
+        self.note(world, f"asked {lane} {sample}")
         self._arrivals.append((world.loop.time(), lane))
         if request.bearer != KEY:
             raise Violation(f"{lane} {sample} was asked without its key")
@@ -290,7 +292,7 @@ class History:
                     raise Violation(f"{judge}: sample {each.sample_id} was left as {each.outcome}")
 
     def _require_no_key(self) -> None:
-        for path in self._home.rglob("*"):
+        for path in self.home.rglob("*"):
             if path.is_file() and KEY.encode() in path.read_bytes():
                 raise Violation(f"{path.name} holds the key")
 
@@ -300,16 +302,6 @@ class History:
             within = sum(1 for each in times[first:] if each < at + 59)
             if within > rpm:
                 raise Violation(f"{within} requests in a minute, of {rpm:g}")
-
-    @property
-    def home(self) -> Path:
-        """Where runs are."""
-        return self._home
-
-    @property
-    def data(self) -> Path:
-        """The data set."""
-        return self._data
 
 
 class _Finished:
@@ -407,9 +399,9 @@ class _Main:
             try:
                 await evaluation
             except asyncio.CancelledError:
-                history._log(self._world, "cancelled")
+                history.note(self._world, "cancelled")
             except VlsbError as error:
-                history._log(self._world, f"ended: {type(error).__name__}: {error.message}")
+                history.note(self._world, f"ended: {type(error).__name__}: {error.message}")
             finally:
                 loop.on_step = lambda: None
             if self._problem is not None:
@@ -429,7 +421,7 @@ class _Main:
             is_second = plan.end == "interrupt twice" and done == plan.at_step + 5
             if done != plan.at_step and not is_second:
                 return
-            self._history._log(self._world, plan.end)
+            self._history.note(self._world, plan.end)
             if plan.end == "kill":
                 self._history.kill(self._world)
             elif plan.end == "cancel":
@@ -447,7 +439,7 @@ class _Main:
 
     def _set_down(self, is_down: bool) -> None:
         self._world.loop.network.is_down = is_down
-        self._history._log(self._world, "down" if is_down else "up")
+        self._history.note(self._world, "down" if is_down else "up")
 
     def _respond(self, request: Request) -> Action:
         lane = request.model if request.is_judge else "t"
@@ -473,23 +465,15 @@ class _Main:
             self._paying.add(request.number)
         if name is None:
             return whole
-        self._history._log(self._world, f"fault {name}")
+        self._history.note(self._world, f"fault {name}")
         if name in faults.ENDS:
             self._history.excuse(lane, sample)
         return faults.ALL[name](draw, whole)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a journal; a torn one at its end is none."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            rows.append(orjson.loads(line))
-        except ValueError:
-            continue
-    return rows
+    """The whole rows of a journal; a missing one is empty."""
+    return records(path.read_bytes()) if path.exists() else []
 
 
 @contextmanager

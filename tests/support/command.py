@@ -163,6 +163,13 @@ def least_environment(home: Path) -> dict[str, str]:
     return least | canary.ENVIRONMENT
 
 
+def printed(folder: Path, *words: object, env: Mapping[str, str] | None = None) -> str:
+    """What a command that goes well prints, in a process of its own that begins in a folder."""
+    ended = Vlsb(folder).apart(*words, env=env)
+    assert ended.code == 0, ended.err
+    return ended.out
+
+
 def run_words(
     target: Simulator | str, data_root: Path, *words: object, judge: Simulator | str | None = None
 ) -> list[object]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.support import datasets
+from vlsb.analysis.summary import ModelUsage, RunFacts
 from vlsb.data import Dataset
 from vlsb.data.image_files import inspect_images
 from vlsb.records import (
@@ -169,6 +170,25 @@ def make_failure(
         epoch=1 if response is None else response.epoch,
     )
     return replace(failure, **changes)
+
+
+def run_facts(name: str, **changes: Any) -> RunFacts:
+    """The facts of a run that is called so, as are its target and judge, and that took nothing."""
+    word = Untrusted(name)
+    facts = RunFacts(
+        run=word,
+        path=word,
+        target=word,
+        judge=word,
+        simulated=False,
+        subset=True,
+        target_usage=ModelUsage(),
+        judge_usage=ModelUsage(),
+        duration_s=0.0,
+        target_models={},
+        judge_models={},
+    )
+    return replace(facts, **changes)
 
 
 def digest_of(dataset: Dataset, samples: Sequence[Sample] | None = None) -> str:

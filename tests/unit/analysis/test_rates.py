@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import coverage, results
+from tests.support.records import run_facts
 from vlsb.analysis.rates import (
     RATES,
     Cluster,
@@ -26,7 +27,7 @@ from vlsb.analysis.rates import (
     rates,
     wilson,
 )
-from vlsb.analysis.summary import FailOnError, ModelUsage, RunFacts, Summary, missing, summarize
+from vlsb.analysis.summary import FailOnError, Summary, missing, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
@@ -65,19 +66,7 @@ def in_images(*images: Sequence[Outcome]) -> list[SampleOutcome]:
 def summary_of(outcomes: Sequence[SampleOutcome]) -> Summary:
     return summarize(
         outcomes,
-        RunFacts(
-            run=Untrusted("demo"),
-            path=Untrusted("outputs/demo"),
-            target=Untrusted("demo"),
-            judge=Untrusted("demo"),
-            simulated=True,
-            subset=True,
-            target_usage=ModelUsage(),
-            judge_usage=ModelUsage(),
-            duration_s=0.0,
-            target_models={},
-            judge_models={},
-        ),
+        run_facts("demo", path=Untrusted("outputs/demo"), simulated=True),
     )
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.support.command import Desk
 from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import sample_of
-from tests.support.records import make_response, make_verdict
+from tests.support.records import make_response, make_verdict, run_facts
 from tests.support.run_files import tree
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import ModelUsage, RunFacts, summarize
+from vlsb.analysis.summary import summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.official import to_official
@@ -291,22 +291,7 @@ def test_counting_labels_over_the_logs_gives_the_stats(labels: list[Label | None
     outcomes = [
         SampleOutcome(each.key.sample_id, each.image_path, name, name, name, each.outcome) for each in answers
     ]
-    summary = summarize(
-        outcomes,
-        RunFacts(
-            run=name,
-            path=name,
-            target=name,
-            judge=name,
-            simulated=False,
-            subset=True,
-            target_usage=ModelUsage(),
-            judge_usage=ModelUsage(),
-            duration_s=1.0,
-            target_models={},
-            judge_models={},
-        ),
-    )
+    summary = summarize(outcomes, run_facts("name", duration_s=1.0))
 
     found = json.loads(to_official(summary, answers, data_root=None))
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from tests.support import GOLDEN
 from tests.support.rates import to_csv, to_json
+from tests.support.records import run_facts
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, RunFacts, Summary, summarize
@@ -108,19 +109,7 @@ GAPS = summarize(
 )
 NOTHING = summarize(
     outcomes(["not_attempted"], {"Hate": 12, "Privacy": 12}),
-    RunFacts(
-        run=Untrusted("demo"),
-        path=Untrusted("outputs/demo"),
-        target=Untrusted("demo"),
-        judge=Untrusted("demo"),
-        simulated=True,
-        subset=True,
-        target_usage=ModelUsage(),
-        judge_usage=ModelUsage(),
-        duration_s=0.4,
-        target_models={},
-        judge_models={},
-    ),
+    run_facts("demo", path=Untrusted("outputs/demo"), simulated=True, duration_s=0.4),
 )
 CONDITIONS = Conditions(
     samples={number: SampleData(f"row {number}", f"image {number}") for number in range(2241)},
@@ -142,18 +131,13 @@ MARKED = [
 ]
 COLLECTED = summarize(
     outcomes(["not_judged"], {"Hate": 12, "Privacy": 12}),
-    RunFacts(
-        run=Untrusted("collected"),
+    run_facts(
+        "collected",
         path=Untrusted("outputs/collected"),
         target=Untrusted("gpt-4o"),
         judge=None,
-        simulated=False,
-        subset=True,
         target_usage=ModelUsage(25, 30_000, 2_000),
-        judge_usage=ModelUsage(),
         duration_s=0.4,
-        target_models={},
-        judge_models={},
     ),
 )
 SHOWN = {
@@ -172,13 +156,9 @@ def with_names(text: str) -> Summary:
     ended = outcomes(GAPPY, {"Hate": 100})
     return summarize(
         [dataclasses.replace(each, category=name, sub_category=name, source=name) for each in ended],
-        RunFacts(
-            run=name,
-            path=name,
+        run_facts(
+            text,
             target=Untrusted(text + " "),
-            judge=name,
-            simulated=False,
-            subset=True,
             deviations=(name,),
             target_usage=ModelUsage(1, 2, 3),
             judge_usage=ModelUsage(1, 2, 3),

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Protocol
 
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.plugins import entry_points, owner
 from vlsb.records import Untrusted
 from vlsb.reports.report import Report
 
@@ -51,7 +52,7 @@ def write(report: Report, form: str, *, width: int, color: bool) -> str:
             raise TypeError(f"it gave {type(content).__name__} and not text")
     except Exception as error:
         raise VlsbError(
-            f"The format {form} of the package {_owner(formats[form])} failed",
+            f"The format {form} of the package {owner(formats[form])} failed",
             detail=Untrusted(f"{type(error).__name__}: {error}"),
             advice="Repair or uninstall that package, or use another --format.",
         ) from error
@@ -61,18 +62,14 @@ def write(report: Report, form: str, *, width: int, color: bool) -> str:
 def installed_formats() -> dict[str, metadata.EntryPoint]:
     """Return the formats of other packages by name. Raises ConfigError for a name that is taken."""
     formats: dict[str, metadata.EntryPoint] = {}
-    for point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=_owner):
+    for point in entry_points(ENTRY_POINTS):
         if point.value == OURS.get(point.name):
             continue
         if point.name in OURS or point.name in formats:
-            has = _owner(formats[point.name]) if point.name in formats else "vlsb"
+            has = owner(formats[point.name]) if point.name in formats else "vlsb"
             raise ConfigError(
-                f"The package {_owner(point)} brings a format {point.name}, which {has} has already. "
-                f"Uninstall {_owner(point)}."
+                f"The package {owner(point)} brings a format {point.name}, which {has} has already. "
+                f"Uninstall {owner(point)}."
             )
         formats[point.name] = point
     return formats
-
-
-def _owner(point: metadata.EntryPoint) -> str:
-    return point.name if point.dist is None else point.dist.name
