@@ -61,7 +61,7 @@ batch-crash kills="200" *args:
 simulate *args:
     uv run python -m tests.simulation "$@"
 
-# Plant ten defects and see which seed finds each
+# Plant defects and see which seed finds each
 planted *args:
     uv run python -m tests.simulation.planted "$@"
 

@@ -1,4 +1,4 @@
-"""Ten defects of kinds that this project has had, planted in a copy of the program: does a seed find each?
+"""Defects of kinds that this project has had, planted in a copy of the program: does a seed find each?
 
 `python -m tests.simulation.planted [--seeds N] [NAME...]` prints the seed that finds each, and exits with 1
 if one is not found. A generator that finds none of them would be the defect.
