@@ -1,8 +1,10 @@
-"""Sweeps of many cells on this machine: they share an account, and do not start all at once."""
+"""Sweeps on this machine that take long: cells that share an account, starts in turn, watching."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -88,3 +90,60 @@ def test_many_hosted_cells_do_not_all_start_at_once(vlsb: Vlsb, tmp_path: Path) 
     said = [line.partition(": ")[2] for line in ended.err.splitlines()]
     before_an_end = said[: next(n for n, each in enumerate(said) if each.startswith("done after"))]
     assert before_an_end == ["started"] * 16
+
+
+def test_watching_waits_for_the_first_checkpoint_and_leaves_out_one_whose_name_is_taken(
+    local: LocalDesk, tmp_path: Path
+) -> None:
+    """It is said, once, and ends no other cell; that it was left out is no success."""
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=["./*/final"],
+        judges=[],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+    process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
+    process.wait_until_said("./*/final matches no folder. Waiting for it.")
+    checkpoint(tmp_path / "later" / "b" / "final").parent.rename(tmp_path / "b")
+    process.wait_until_said("final: done")
+    # By its name it comes first, and the other one keeps its run.
+    checkpoint(tmp_path / "later" / "a" / "final").parent.rename(tmp_path / "a")
+    process.wait_until_said("It is left out.")
+    process.signal(signal.SIGINT)
+    ended = process.wait()
+
+    assert ended.code == 2
+    (said,) = [line for line in ended.err.splitlines() if "would write to" in line]
+    assert said.index("/a/final (./*/final) would write to") < said.index("as " + str(tmp_path / "b"))
+    assert tables(local.vlsb, tmp_path / "sweep")["final"]["selected"] == 8
+
+
+def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "ckpt" / "step-1")
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=["./ckpt/step-*"],
+        judges=[],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+    process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
+    process.wait_until_said("step-1: done")
+
+    whole = checkpoint(tmp_path / "later" / "step-2")
+    half = tmp_path / "ckpt" / "step-2"
+    shutil.copytree(whole, half)
+    weights = (whole / "model.safetensors").read_bytes()
+    (half / "model.safetensors").write_bytes(weights[:-1])
+    checkpoint(tmp_path / "ckpt" / "step-3")
+    process.wait_until_said("step-3: done")
+    assert "step-2: started" not in process.err
+    assert "step-2 is not a whole checkpoint yet" in process.err
+
+    (half / "model.safetensors").write_bytes(weights)
+    process.wait_until_said("step-2: done")
+    process.signal(signal.SIGINT)
+    assert process.wait().code == 0
