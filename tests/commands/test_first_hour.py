@@ -470,8 +470,10 @@ def test_samples_that_all_failed_leave_nothing_to_resume_and_say_what_to_check(d
 def test_an_interrupt_before_the_first_answer_offers_no_resume_command(desk: Desk) -> None:
     with SimulatorThread(lambda _: Stall()) as simulator, desk.start(simulator) as process:
         process.wait_until(lambda: simulator.in_flight == 1, what="a request")
-        for _ in range(3):
-            process.signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
+        # Signals that come at once are one, which would wait out the time that a request has.
+        process.wait_until_said("Stopping")
+        process.signal(signal.SIGTERM)
         done = process.wait()
 
     assert done.code == 130
