@@ -65,6 +65,10 @@ simulate *args:
 planted *args:
     uv run python -m tests.simulation.planted "$@"
 
+# Build what a crash may leave of small runs, in every order of writes, and resume it: 20,000 states or as many as asked for
+crash-orders *args:
+    uv run python -m tests.simulation.crash_orders "$@"
+
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.proofs.chaos.matrix "$@"

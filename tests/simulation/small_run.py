@@ -1,0 +1,191 @@
+"""A small run in virtual time, session after session, on a disk that is watched or fails.
+
+What becomes of a sample follows from its number alone, so that however often the run is interrupted there is
+one right end. The words of an answer say which session asked for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+import tempfile
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import vlsb.api
+from tests.simulation.__main__ import HASHES
+from tests.simulation.faults import ANSWERS
+from tests.simulation.history import HOST, KEY_VARIABLE, set_environment, write_data
+from tests.simulation.laboratory import memory
+from tests.simulation.world import World
+from tests.support.endpoint import sample_of
+from vlsb.errors import VlsbError
+from vlsb.records import Outcome
+from vlsb.simulator import Action, Request, Simulator, answer, blocked, error, verdict
+
+JUDGES = ("j", "k")
+RUN = "r"
+_LABELS = (Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE)
+# The target's provider blocks the one, and no judge makes sense of the other.
+BLOCKED, NO_VERDICT = 1, 3
+DELAY_S = 0.3
+TOKENS = (800, 40)
+
+
+@dataclass
+class Session:
+    """How a session went: what ended it, if it failed; what was asked, and of whom; virtual seconds."""
+
+    error: VlsbError | None = None
+    asked: Counter[tuple[str, int]] = field(default_factory=Counter)
+    took_s: float = 0.0
+
+
+def outcome_of(sample: int) -> Outcome:
+    """Where a sample ends with every judge."""
+    if sample == BLOCKED:
+        return Outcome.TARGET_BLOCKED
+    return Outcome.JUDGE_INVALID if sample == NO_VERDICT else _LABELS[sample % 3]
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A run of so many samples and judges, in a directory of its own, and the data set that it is about."""
+
+    home: Path
+    data: Path
+    samples: int = 4
+    judges: int = 1
+    epochs: int = 1
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.home / RUN
+
+    def session(
+        self,
+        number: int,
+        on_disk: Callable[[World], AbstractContextManager[None]] = lambda _: nullcontext(),
+        *,
+        is_refused: bool = False,
+    ) -> Session:
+        """Evaluate until the session ends. Other than a VlsbError, nothing is caught.
+
+        With `is_refused` the endpoint knows no key.
+        """
+        world, session = World(f"small run {number}"), Session()
+
+        def respond(request: Request) -> Action:
+            lane, sample = (request.model or "" if request.is_judge else "t"), sample_of(request)
+            session.asked[lane, sample] += 1
+            if is_refused:
+                return error(401, code="invalid_api_key")
+            delay_s = world.draw.uniform(0, DELAY_S)
+            if not request.is_judge:
+                text = f"Answer {sample}. Session {number}, request {request.number}."
+                return blocked() if sample == BLOCKED else answer(text, usage=TOKENS, delay_s=delay_s)
+            if sample == NO_VERDICT:
+                return answer(ANSWERS[2], usage=TOKENS, delay_s=delay_s)
+            words = f"of {request.judged_response}"
+            return verdict(sample % 3 + 1, words, usage=TOKENS, delay_s=delay_s)
+
+        async def main() -> None:
+            async with Simulator(respond, model_names=("m", *JUDGES)) as simulator:
+                url = f"http://{HOST}:{simulator.port}/v1"
+                with on_disk(world):
+                    await vlsb.api.evaluate(
+                        "m",
+                        base_url=url,
+                        judge=list(JUDGES[: self.judges]),
+                        judge_base_url=url,
+                        data_root=self.data,
+                        output_dir=self.home,
+                        name=RUN,
+                        resume=True,
+                        limit=self.samples,
+                        epochs=self.epochs,
+                        **_OPTIONS,
+                    )
+                if simulator.errors:
+                    raise simulator.errors[0]
+
+        with world.entered(), _quietly():
+            try:
+                world.run(main())
+            except VlsbError as problem:
+                session.error = problem
+            finally:
+                session.took_s = world.loop.time()
+                world.loop.forget()
+                world.loop.close()
+        return session
+
+
+_OPTIONS: dict[str, Any] = {
+    "allow_http": True,
+    "api_key_env": KEY_VARIABLE,
+    "judge_api_key_env": KEY_VARIABLE,
+    "fail_on_error": "100%",
+}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+_Result = TypeVar("_Result")
+_place: tuple[Path, Path]
+
+
+def at_once(
+    work: Callable[[Path, Path, int], _Result], seeds: Iterator[int], processes: int
+) -> Iterator[_Result]:
+    """Do work on seeds in several processes; each has a folder in memory and a data set of its own."""
+    with tempfile.TemporaryDirectory(dir=memory()) as directory:
+        if processes == 1:
+            _open(directory)
+            yield from map(partial(_in_place, work), seeds)
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
+            under_way = deque(pool.submit(_in_place, work, seed) for seed in islice(seeds, processes))
+            try:
+                while under_way:
+                    yield under_way.popleft().result()
+                    under_way.extend(pool.submit(_in_place, work, seed) for seed in islice(seeds, 1))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _open(directory: str) -> None:
+    global _place
+    set_environment()
+    home = Path(tempfile.mkdtemp(dir=directory))
+    _place = home, write_data(home)
+
+
+def _in_place(work: Callable[[Path, Path, int], _Result], seed: int) -> _Result:
+    return work(*_place, seed)
+
+
+def fix_hashes(module: str) -> None:
+    """Start the module again unless sets of words have one order in each process."""
+    if os.environ.get("PYTHONHASHSEED") != HASHES["PYTHONHASHSEED"]:
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], os.environ | HASHES)
