@@ -123,7 +123,9 @@ class RunStore:
         self._batches: Journal | None = None
         if (directory / BATCHES).exists():
             self._batches = self._open_batches()
-        for folder in {directory, *(directory / each for each in (VERDICTS, *folders.values()))}:
+        # The folder of the run too: whoever made the run may have been killed before it was synced.
+        folders_of_rows = (directory / each for each in (VERDICTS, *folders.values()))
+        for folder in {directory.parent, directory, *folders_of_rows}:
             sync_directory(folder)
         # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
         # the requests for as long as that takes.
@@ -451,6 +453,7 @@ def _make_private(directory: Path) -> None:
     try:
         for missing in reversed([p for p in (directory, *directory.parents) if not p.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(missing.parent)
     except OSError as error:
         raise StoreError.of(f"{directory}: cannot be created", error) from error
 

@@ -1,0 +1,60 @@
+"""What a run keeps when the power fails or the disk does: small sessions in virtual time, on a seed."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from tests.simulation.__main__ import HASHES
+from tests.simulation.crash_orders import NONE, Broken, first_session, pending, require_promises
+from tests.simulation.history import set_environment, write_data
+from tests.simulation.planted import ROOT
+from tests.simulation.small_run import SmallRun
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[SmallRun]:
+    """A run that has not begun."""
+    with patch.dict(os.environ):
+        set_environment()
+        yield SmallRun(tmp_path / "home", write_data(tmp_path))
+
+
+def explore(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A module of the simulation in a process of its own."""
+    command = [sys.executable, "-m", f"tests.simulation.{module}", *words, "--processes", "1"]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | HASHES, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_a_crash_leaves_in_any_order_breaks_no_promise() -> None:
+    ended = explore("crash_orders", "80", "--each", "20")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert " 0 broken promises" in ended.stdout
+
+
+def test_a_run_that_has_ended_is_there_after_a_power_cut(run: SmallRun) -> None:
+    trace = first_session(run, random.Random(1))
+    end = len(trace.ops)
+
+    require_promises(run, trace, end, dict.fromkeys(pending(trace, end), NONE))
+
+
+@pytest.mark.parametrize("is_folder", [True, False], ids=["of a folder", "of a file"])
+def test_a_sync_that_is_left_out_loses_what_was_promised(run: SmallRun, is_folder: bool) -> None:
+    trace = first_session(run, random.Random(1))
+    others = [op for op in trace.ops if op.kind != "sync" or bool(op.folder) != is_folder]
+    trace, end = replace(trace, ops=others), len(others)
+
+    with pytest.raises(Broken):
+        require_promises(run, trace, end, dict.fromkeys(pending(trace, end), NONE))
