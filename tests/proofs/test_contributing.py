@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -98,25 +99,29 @@ def test_an_option_that_is_a_field_of_the_request_is_two_fields(copy: Copy) -> N
     assert len(copy.touched) == 2
 
 
-def test_a_family_is_a_server_file_and_a_profile(copy: Copy) -> None:
-    copy.add(
-        "servers/trial_vl.yaml",
-        copy.read("servers/qwen3_vl.yaml").replace("Qwen/Qwen3-VL-8B-Instruct", "Trial/Trial-VL-8B"),
-    )
-    copy.insert(
-        "vlsb/models/profile.py",
-        '            _newer(\n                "qwen3_vl",',
-        '            _newer(\n                "trial_vl",\n'
-        '                architecture="TrialVLForConditionalGeneration",\n'
-        '                weights="Trial/Trial-VL-8B",\n'
-        "                gpu_memory_bytes=24 * GIB,\n"
-        "                image_tokens=16384,\n"
-        "            ),\n",
-    )
+def test_a_family_is_a_server_file_and_a_line(copy: Copy) -> None:
+    file = copy.read("servers/qwen3_vl.yaml")
+    for old, new in {
+        "Qwen3VLForConditionalGeneration": "TrialVLForConditionalGeneration",
+        "Qwen/Qwen3-VL-": "Trial/Trial-VL-",
+        "gpu-memory-gib: 24": "gpu-memory-gib: 26",
+    }.items():
+        assert old in file
+        file = file.replace(old, new)
+    copy.add("servers/trial_vl.yaml", file)
+    copy.insert("vlsb/models/profile.py", '        "qwen3_vl",\n', '        "trial_vl",\n')
+    checkpoint = copy.folder / "weights"
+    checkpoint.mkdir()
+    config = {"architectures": ["TrialVLForConditionalGeneration"], "max_position_embeddings": 32768}
+    (checkpoint / "config.json").write_text(json.dumps(config), "utf-8")
+    (checkpoint / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
 
     (line,) = [each for each in copy.vlsb("models").splitlines() if each.startswith("trial_vl ")]
+    card = copy.vlsb("models", "show", str(checkpoint))
 
-    assert "Trial/Trial-VL-8B" in line
+    assert "Trial/Trial-VL-8B-Instruct" in line
+    assert "26 GiB" in line
+    assert re.search(r"^family +trial_vl$", card, re.MULTILINE)
     assert len(copy.touched) == 2
 
 

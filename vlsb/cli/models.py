@@ -15,7 +15,7 @@ from vlsb.cli.command import LIST, command
 from vlsb.cli.screen import list_width
 from vlsb.evaluation.options import Option
 from vlsb.models.catalog import load_catalog
-from vlsb.models.profile import GIB, ModelProfile
+from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import PROVIDERS
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
@@ -95,7 +95,7 @@ def models_json(servers_dir: Path | None) -> str:
 
 def _row(model: ModelProfile) -> dict[str, str]:
     whose = "yours" if model.own_config is not None else "the paper's" if model.is_of_the_paper else "newer"
-    memory = f"{model.gpu_memory_bytes // GIB} GiB" if model.gpu_memory_bytes else "unknown"
+    memory = f"{model.gpu_memory_gib} GiB" if model.gpu_memory_gib else "unknown"
     thinks = "Thinking checkpoints" if model.reasoning_parser else "no"
     engine = f"vLLM {model.engine.gpu_version}"
     cells = (model.name, model.weights, whose, engine, memory, thinks, model.tried_with or "nothing yet")

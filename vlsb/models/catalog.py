@@ -61,24 +61,14 @@ def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
 
     Raises ConfigError with the file, and its line or key, for one that cannot be used.
     """
-    return {name: _with_weights(each) for name, each in _known(servers_dir).items()}
-
-
-def _known(servers_dir: Path | None) -> dict[str, ModelProfile]:
-    """Return the catalog without reading our engine configs, which takes a tenth of a command's start."""
-    found = dict(PROFILES)
+    catalog = dict(PROFILES)
     for model in _own_models(servers_dir):
-        if model.name in found:
+        if model.name in catalog:
             raise ConfigError(
                 f"{model.config}: there is a model {model.name} already. Give the file another name."
             )
-        found[model.name] = model
-    return found
-
-
-def _with_weights(model: ModelProfile) -> ModelProfile:
-    """A variant's weights are its own; a family's stand in its engine config."""
-    return replace(model, weights=_weights(model)) if model.name == model.family else model
+        catalog[model.name] = model
+    return catalog
 
 
 def find_profile(
@@ -91,13 +81,13 @@ def find_profile(
     are, their config.json says. With `is_served` somebody else serves it: then only a name of the catalog
     means anything. `arch` is the authors' `--arch`: the target is asked as they ask that family.
     """
-    known = _known(servers_dir)
-    found = known.get(name)
-    if found is None and not is_served:
-        found = _by_spelling(name, known) or _by_place(name)
-    found = _with_weights(found or ModelProfile(name))
+    catalog = load_catalog(servers_dir)
+    model = catalog.get(name)
+    if model is None and not is_served:
+        model = _by_spelling(name, catalog) or _by_place(name)
+    model = model or ModelProfile(name)
     family = FAMILIES.get(arch or "")
-    return found if family is None else replace(found, protocol=family.protocol)
+    return model if family is None else replace(model, protocol=family.protocol)
 
 
 def find_local(name: str, servers_dir: Path | None) -> ModelProfile:
@@ -111,10 +101,10 @@ def find_local(name: str, servers_dir: Path | None) -> ModelProfile:
     raise UnknownModelError(f"{name}: no local model of that name. {hint}")
 
 
-def _by_spelling(name: str, known: Mapping[str, ModelProfile]) -> ModelProfile | None:
+def _by_spelling(name: str, catalog: Mapping[str, ModelProfile]) -> ModelProfile | None:
     """Return the model whose name, or whose published checkpoint's, has the same letters and digits."""
     wanted = _letters(name)
-    for model in known.values():
+    for model in catalog.values():
         if wanted == _letters(model.name):
             return model
     for model in PROFILES.values():

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+import msgspec
 import pytest
 import yaml
 
 import vlsb
 from tests.support import GOLDEN
 from vlsb.engines.vllm_options import CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
-from vlsb.models.catalog import load_catalog, read_config
-from vlsb.models.profile import CURRENT, FAMILIES, GENERIC, MLLAMA, NEWER, PROFILES, shipped_config
+from vlsb.models.catalog import read_config
+from vlsb.models.profile import (
+    CURRENT,
+    FAMILIES,
+    GENERIC,
+    MLLAMA,
+    NEWER,
+    PROFILES,
+    ModelProfile,
+    shipped_config,
+)
 
 SERVERS = Path(vlsb.__file__).parents[1] / "servers"
 VERSIONS = {
@@ -81,15 +92,6 @@ def test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code(family: s
     assert found.get("mm-processor-kwargs") == expected
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *NEWER])
-def test_a_file_has_its_profiles_weights_and_template(family: str) -> None:
-    """Of the paper's families: the authors' own."""
-    row, found = PROFILES[family], settings(family)
-
-    assert (found["model"], found["dtype"]) == (row.weights, row.dtype)
-    assert found.get("chat-template") == row.chat_template
-
-
 @pytest.mark.parametrize("family", NEWER)
 def test_a_newer_familys_largest_image_fits_with_question_and_answer(family: str) -> None:
     assert settings(family)["max-model-len"] >= NEWER[family].image_tokens + 512 + 128
@@ -136,22 +138,40 @@ def test_there_is_a_file_for_each_family_and_one_for_any_other_checkpoint() -> N
     assert {path.stem for path in SERVERS.glob("*.yaml")} == set(ENGINES)
 
 
-def test_the_table_names_each_model_with_its_weights_and_engine() -> None:
-    rows = {
-        cells[0].strip("` "): cells
-        for line in (SERVERS / "README.md").read_text("utf-8").splitlines()
-        if line.startswith("| `")
-        for cells in [line.strip("|").split("|")]
-    }
-    catalog = load_catalog(None)
+def table_row(name: str) -> str:
+    """A model's line of the table in the folder's README."""
+    model = PROFILES[name]
+    whose = f"the authors' `{model.family}`" if model.is_of_the_paper else "own chat template"
+    gpu, cpu = model.engine.gpu_version, model.engine.cpu_version
+    engine = f"vLLM {gpu}" if cpu == gpu else f"vLLM {gpu}, on a CPU {cpu}"
+    memory = f"{model.gpu_memory_gib} GiB"
+    cells = (f"`{name}`", f"`{model.weights}`", f"{whose}, {model.dtype}", engine, memory, model.tried_with)
+    return f"| {' | '.join(cells)} |"
 
-    assert set(rows) == set(PROFILES)
-    for name, cells in rows.items():
-        row = catalog[name]
-        assert f"`{catalog[name].weights}`" in cells[1]
-        assert all(version in cells[3] for version in VERSIONS[row.engine.name])
-        assert f"{row.gpu_memory_bytes // 1024**3} GiB" in cells[4]
-        assert ("own chat template" in cells[2]) is not row.is_of_the_paper
+
+def test_the_table_is_what_the_files_say() -> None:
+    """With VLSB_WRITE_DOCS=1 it is written again."""
+    page = SERVERS / "README.md"
+    text = page.read_text("utf-8")
+    table = re.search(r"(?<=\| --- \|\n)(?:\| `.*\n)+", text)
+    assert table
+    generated = "".join(f"{table_row(name)}\n" for name in PROFILES)
+    if "VLSB_WRITE_DOCS" in os.environ:
+        page.write_text(text.replace(table[0], generated), "utf-8")
+        return
+
+    assert table[0] == generated
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *NEWER])
+def test_every_fact_of_a_file_has_the_type_that_its_profile_says(family: str) -> None:
+    profile = PROFILES[family]
+    for name, kind in get_type_hints(ModelProfile).items():
+        if name not in ("protocol", "engine", "own_config"):
+            assert msgspec.convert(getattr(profile, name), kind) == getattr(profile, name)
+
+    assert type(profile.protocol.image_first) is bool
+    assert set(profile.protocol.fields) <= {"add_special_tokens"}
 
 
 def test_the_original_llava_template_has_its_sentence_and_no_bos() -> None:

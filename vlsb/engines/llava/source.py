@@ -15,11 +15,10 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
-from vlsb.models.profile import FAMILIES
 from vlsb.records import Untrusted
 
 SOURCE_ARCHITECTURE = "LlavaLlamaForCausalLM"
-SERVED_ARCHITECTURE = FAMILIES["llava"].architecture
+SERVED_ARCHITECTURE = "LlavaForConditionalGeneration"
 _WEIGHTS = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
