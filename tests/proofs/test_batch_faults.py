@@ -32,7 +32,7 @@ from tests.support.batches import (
 from tests.support.canary import CANARY, files_that_show_it
 from tests.support.command import RESUME, Desk, Process
 from tests.support.endpoint import sample_of
-from vlsb.errors import ConfigError, GapsError, StoreError
+from vlsb.errors import ConfigError, GapsError, QuotaError, StoreError
 from vlsb.simulator import Action, BatchPlan, Hangup, Reply, Request, SimulatorThread, answer, error, verdict
 
 pytest.importorskip("openai")
@@ -140,6 +140,26 @@ def test_results_that_never_agree_with_the_batchs_own_counts_stop_the_run_and_ar
         assert submitted(endpoint) == [SAMPLES - 1, 1]
         assert Counter(paid(endpoint).values()) == {1: SAMPLES - 1, 2: 1}
     assert outcomes(desk)["not_judged"] == SAMPLES
+
+
+def test_a_quota_that_was_spent_in_a_batch_stops_no_later_session(desk: Desk) -> None:
+    """The stored results say what held then: what they leave unanswered is asked again."""
+    is_spent = True
+
+    def respond_unless_spent(request: Request) -> Action:
+        if request.is_judge and is_spent and sample_of(request) != 0:
+            return error(429, code="insufficient_quota", type="insufficient_quota")
+        return respond(request)
+
+    with SimulatorThread(respond_unless_spent) as endpoint:
+        stopped = evaluate(desk, endpoint)
+        is_spent = False
+        assert evaluate(desk, endpoint, resume=True) is None
+        assert_paid_once(endpoint)
+
+    assert isinstance(stopped, QuotaError)
+    assert outcomes(desk).total() == SAMPLES
+    assert outcomes(desk).keys() <= {"safe_refusal", "safe_warning", "unsafe"}
 
 
 def test_an_error_line_before_the_good_line_of_one_request_does_not_drop_the_answer(desk: Desk) -> None:

@@ -20,7 +20,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from vlsb.config import MAX_BODY_BYTES, Party
-from vlsb.endpoints.completions import Reply, is_success, read_batch_line, read_count, unanswered
+from vlsb.endpoints.completions import Reply, ends_run, is_success, read_batch_line, read_count, unanswered
 from vlsb.endpoints.connect import sdk_failure
 from vlsb.endpoints.credentials import Redactor, safe_code
 from vlsb.endpoints.faults import (
@@ -238,10 +238,13 @@ def read_results(path: Path, asked: Collection[str]) -> Results:
     return Results(replies, sum(map(is_success, replies.values())), left_out)
 
 
-def reply_of(reply: Reply | None, status: str) -> Reply | None:
-    """Return what came of a request of a batch that ended so; None if it was not asked, or nobody knows."""
+def reply_of(reply: Reply | None, status: str, *, is_new: bool = True) -> Reply | None:
+    """Return what came of a request of a batch that ended so; None if it was not asked, or nobody knows.
+
+    What ended an earlier session, as a spent quota does, says nothing of now: it is asked again.
+    """
     if reply is not None and not (isinstance(reply, Decision) and reply.code == "batch_cancelled"):
-        return reply
+        return reply if is_new or not ends_run(reply) else None
     if status == "completed":
         return unanswered("no_result", "the batch has no result for it")
     return unanswered("batch_expired", "it was not asked in time") if status == "expired" else None

@@ -18,7 +18,7 @@ from vlsb import strict_json
 from vlsb.config import MAX_BODY_BYTES
 from vlsb.dialect import holds_thought_end, split_thought
 from vlsb.endpoints.credentials import safe_code
-from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
+from vlsb.endpoints.faults import Decision, Fault, account_error, classify, classify_error, error_fields
 from vlsb.records import THINKING_CUT, Untrusted, Usage, is_cut
 
 
@@ -346,3 +346,13 @@ def unanswered(code: str, message: str) -> Decision:
 def is_success(reply: Reply | None) -> bool:
     """Tell whether somebody answered."""
     return isinstance(reply, httpx.Response) and reply.is_success
+
+
+def ends_run(reply: Reply) -> bool:
+    """Tell whether a reply refuses all that could be asked, as a rejected key or a spent quota does."""
+    if is_success(reply):
+        return False
+    decision = (
+        reply if isinstance(reply, Decision) else classify(reply, has_succeeded=True, attempt=2, now=0.0)
+    )
+    return decision.fault is Fault.RUN_FATAL

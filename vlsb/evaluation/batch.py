@@ -193,7 +193,10 @@ class BatchRun:
             if batch.status is None or batch.name in lane.batches or not names:
                 continue
             results = await asyncio.to_thread(read_results, self.store.results_path(batch.name), names)
-            replies = {name: reply_of(results.replies.get(name), batch.status) for name in names}
+            is_new = batch.name in lane.done
+            replies = {
+                name: reply_of(results.replies.get(name), batch.status, is_new=is_new) for name in names
+            }
             # Answers are stored first: a fatal error among the others ends the session at once.
             for name in sorted(names, key=lambda name: not is_success(replies[name])):
                 if (reply := replies[name]) is not None:

@@ -244,12 +244,22 @@ class RunStore:
         self.manifest = manifest
 
     async def close(self) -> None:
-        """Write what is still unwritten, sync, close, unlock. Raises the session's first StoreError."""
+        """Write what is still unwritten, sync, close, unlock, also where this is cancelled.
+
+        Raises the session's first StoreError.
+        """
         self._is_closing = True
-        if self._syncer is not None:
-            self._written.set()
-            self._many.set()
-            await self._syncer
+        try:
+            if self._syncer is not None:
+                self._written.set()
+                self._many.set()
+                await self._syncer
+        finally:
+            await self._close_files()
+        if self.failed is not None:
+            raise self.failed
+
+    async def _close_files(self) -> None:
         try:
             self._events.rescue()
             unwritten = sum(journal.rescue() for journal in self._journals if journal is not self._events)
@@ -262,8 +272,6 @@ class RunStore:
                 journal.close()
             self._lock.close()
             gc.unfreeze()
-        if self.failed is not None:
-            raise self.failed
 
 
 def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStore:

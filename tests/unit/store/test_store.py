@@ -129,6 +129,28 @@ def test_a_store_that_cannot_be_opened_gives_its_lock_back(tmp_path: Path) -> No
     lock_run(directory).close()
 
 
+@pytest.mark.parametrize("turns", range(1, 7))
+def test_a_store_that_is_cancelled_while_it_closes_keeps_its_rows_and_gives_its_lock_back(
+    tmp_path: Path, turns: int
+) -> None:
+    """`turns` of the loop pass before: as many waits may be cut."""
+
+    async def cancel_while_closing() -> None:
+        store = opened(tmp_path / "run")
+        store.start(lambda _: None)
+        store.add_response(make_response(0))
+        closing = asyncio.ensure_future(store.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+
+    asyncio.run(cancel_while_closing())
+
+    lock_run(tmp_path / "run").close()
+    assert set(load_state(tmp_path / "run").responses) == {(0, 1)}
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
