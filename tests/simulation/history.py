@@ -11,6 +11,7 @@ import gc
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import warnings
@@ -29,6 +30,7 @@ from tests.simulation import faults
 from tests.simulation.faults import KEY
 from tests.simulation.loop import Deadlock
 from tests.simulation.network import LATENCY_S
+from tests.simulation.provider import CallFault, Provider, draw_batch_plan, draw_call_fault
 from tests.simulation.world import BEGAN_AT, World
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
@@ -37,14 +39,23 @@ from vlsb.config import UPLOAD_BYTES
 from vlsb.errors import VlsbError
 from vlsb.evaluation.session import Listeners
 from vlsb.records import RETRIED_ON_RESUME
-from vlsb.simulator import Action, Reply, Request, Simulator, answer, verdict
+from vlsb.simulator import Action, BatchPlan, Reply, Request, Simulator, answer, verdict
+from vlsb.store.store import BATCHES
 
 HOST = "model.example"
+# Only here and at known providers there are batches.
+BATCH_HOST = "127.0.0.1"
 RETRIED = ("target_blocked", "target_empty", "judge_invalid", "judge_refused", "judge_truncated")
 KEY_VARIABLE = "SIMULATED_KEY"
 USD_PER_TOKEN = 1e-6
 TOKENS = (800, 40)
+MOST_COLLECTIONS = 5
+# What is put by for a request that is on its way, which may say more than it will.
+RESERVED_USD = 0.05
 MOST_SESSIONS = 6
+MOST_BATCHES = 12
+# So often at most a history by batch has to be resumed once nothing fails: each of its batches may stop it.
+MOST_RESUMES = 2 * MOST_BATCHES
 # Within this many virtual seconds a session in which nothing fails has to end.
 LIVENESS_S = 3600.0
 
@@ -60,7 +71,9 @@ End = Literal["kill", "cancel", "interrupt", "interrupt twice", "none"]
 class SessionPlan:
     """How one session goes: which request meets which fault, and how it ends, at which step of the loop.
 
-    `outages` are (second, seconds): when nobody can connect. `skew_s` moves the calendar before it.
+    `outages` are (second, seconds): when nobody can connect. `skew_s` moves the calendar before it. In a
+    history by batch, `call_faults` are what calls of the batch API meet, by their number, and a session that
+    `is_at_once` goes without `--batch`.
     """
 
     faults: Mapping[int, str] = field(default_factory=dict)
@@ -73,11 +86,17 @@ class SessionPlan:
     max_cost: float | None = None
     rpm: float | None = None
     retry: Sequence[str] = ()
+    call_faults: Mapping[int, CallFault] = field(default_factory=dict)
+    is_at_once: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A workload and its sessions. `budget_bytes` is the memory that request bodies may take."""
+    """A workload and its sessions.
+
+    `budget_bytes` is the memory that request bodies may take, `batches` what becomes of the batches of a
+    history by batch, None otherwise.
+    """
 
     samples: int
     epochs: int
@@ -86,6 +105,7 @@ class Plan:
     latency_s: float
     budget_bytes: int
     sessions: Sequence[SessionPlan]
+    batches: Sequence[BatchPlan] | None = None
 
 
 class Violation(AssertionError):
@@ -101,6 +121,7 @@ def draw_plan(seed: int) -> Plan:
     draw = random.Random(f"plan {seed}")
     samples, epochs = draw.randint(1, 7), draw.choice((1, 1, 1, 2))
     judges, replicas = draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 2))
+    batches = [draw_batch_plan(draw) for _ in range(MOST_BATCHES)] if draw.random() < 0.2 else None
     requests = samples * epochs * (1 + judges) + 2
     names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
     sessions = []
@@ -118,13 +139,28 @@ def draw_plan(seed: int) -> Plan:
                 skew_s=draw.choice((0, 0, 0, -7200, 86400)),
                 connections=draw.choice((None, None, 1, 2, 4)),
                 max_requests=draw.randint(1, requests) if limited < 0.1 else None,
-                max_cost=draw.uniform(0, requests) * _most_usd() if 0.1 <= limited < 0.25 else None,
+                max_cost=draw.uniform(0, requests) * draw.choice((_most_usd(), RESERVED_USD))
+                if 0.1 <= limited < 0.25
+                else None,
                 rpm=draw.choice((6, 60, 600)) if draw.random() < 0.15 else None,
-                retry=[draw.choice(RETRIED)] if draw.random() < 0.1 else (),
+                retry=draw.choice((RETRIED, RETRIED[:2], RETRIED[2:])) if draw.random() < 0.2 else (),
+                call_faults={}
+                if batches is None
+                else {draw.randint(1, 20): draw_call_fault(draw) for _ in range(draw.randint(0, 3))},
+                is_at_once=batches is not None and draw.random() < 0.1,
             )
         )
     latency_s, budget_bytes = draw.choice((0.001, 0.05, 1)), draw.choice((UPLOAD_BYTES, 4000, 20_000))
-    return Plan(samples, epochs, judges, replicas, latency_s, budget_bytes, [*sessions, SessionPlan()])
+    return Plan(
+        samples,
+        epochs,
+        judges,
+        replicas if batches is None else 1,
+        latency_s,
+        budget_bytes,
+        [*sessions, SessionPlan()],
+        batches,
+    )
 
 
 def _most_usd() -> float:
@@ -151,11 +187,24 @@ class History:
         self._handed_over: list[tuple[float, str]] = []
         self._arrivals: list[tuple[float, str]] = []
         self._finished = _Finished(self._run)
+        self.provider = Provider(plan.batches or (), random.Random(f"provider {seed}"))
+        # The batch that the last session could not account for.
+        self.lost_batch: str | None = None
+        self._doubts = Counter[str]()
+        self.has_stopped = False
 
     def carry_out(self) -> None:
         """Go through the sessions; Violation where something does not hold."""
         for number, session in enumerate(self.plan.sessions):
-            self._session(number, session, is_last=number == len(self.plan.sessions) - 1)
+            is_last = number == len(self.plan.sessions) - 1
+            if is_last:
+                self.provider.let_all(BatchPlan())
+            self._session(number, session, is_last=is_last)
+        for _ in range(MOST_RESUMES if self.plan.batches is not None else 0):
+            if not self.has_stopped:
+                break
+            number += 1
+            self._session(number, session, is_last=True)
         self._require_complete()
         self._require_no_key()
 
@@ -171,10 +220,14 @@ class History:
 
     def _session(self, number: int, session: SessionPlan, *, is_last: bool) -> None:
         self._arrivals, self._handed_over, self._paid_usd, self._spent_at = [], [], 0.0, None
+        self.has_stopped, self.provider.calls, self.provider.call_faults = False, 0, session.call_faults
         with _quietly():
             if self._is_killed(number, session, is_last=is_last):
                 # What a dead session still wants to do goes to a directory that nobody looks at again.
-                gc.collect()
+                # What ends as it is freed may leave something that is freed only then.
+                for _ in range(MOST_COLLECTIONS):
+                    if not gc.collect():
+                        break
         self._require_whole()
         if session.rpm is not None:
             self._require_rate(session.rpm)
@@ -200,6 +253,25 @@ class History:
             raise Violation(f"the last session took {world.loop.time():,.0f} virtual seconds")
         return is_killed
 
+    def stopped(self, error: VlsbError) -> None:
+        """Remember what a session ended with, maybe a batch that nobody can account for."""
+        self.has_stopped = True
+        if named := re.search(r"--batch-again (\S+)", error.advice or ""):
+            # It is looked for in one more session before the user gives it up.
+            self._doubts[named[1]] += 1
+            self.lost_batch = named[1] if self._doubts[named[1]] > 1 else None
+
+    def given_up(self) -> list[str] | None:
+        """Return the batch that the user gives up in this session, if there is one."""
+        if (name := self.lost_batch) is None:
+            return None
+        self.lost_batch = None
+        steps = _rows(self._run / BATCHES)
+        self.provider.ask_again(
+            {each for step in steps if step["name"] == name for each in step.get("requests", ())}
+        )
+        return [name]
+
     def kill(self, world: World) -> None:
         """Leave the files as they are now to the next session, and end this one."""
         self._require_kept(world)
@@ -219,6 +291,8 @@ class History:
         """A request has arrived: it must ask for something that is not finished."""
         sample = sample_of(request)
         self.note(world, f"asked {lane} {sample}")
+        if not request.headers:
+            return
         self._arrivals.append((world.loop.time(), lane))
         if request.bearer != KEY:
             raise Violation(f"{lane} {sample} was asked without its key")
@@ -257,6 +331,9 @@ class History:
                 raise Violation(f"{file.name}: {twice} have two verdicts")
         if twice := [key for key, count in keys.items() if count > 1]:
             raise Violation(f"{twice} have two answers")
+        # What ended without an answer or a label may be asked again by --retry.
+        if bought := self.provider.paid_too_often(self.plan.epochs) - self._excused:
+            raise Violation(f"{sorted(bought)} were paid for twice in batches")
 
     def _require_own(self, sample: int, text: str) -> None:
         if text.startswith("Answer "):
@@ -360,7 +437,10 @@ class _Main:
         async with Simulator(
             self._respond, model_names=("m", "j", "k"), on_answered=self._answered
         ) as simulator:
-            urls = [f"http://{HOST}:{simulator.port}/v1"]
+            is_by_batch = history.plan.batches is not None
+            urls = [f"http://{BATCH_HOST if is_by_batch else HOST}:{simulator.port}/v1"]
+            if is_by_batch:
+                simulator.batches, history.provider.respond = history.provider, self._respond
             if history.plan.replicas > 1:
                 port = simulator.port + 1000
                 loop.network.servers[port] = loop.network.servers[simulator.port]
@@ -375,6 +455,8 @@ class _Main:
                 "max_cost": plan.max_cost,
                 "rpm": plan.rpm,
                 "retry": list(plan.retry) or None,
+                "batch": (is_by_batch and not plan.is_at_once) or None,
+                "batch_again": history.given_up(),
                 "allow_http": True,
                 "prices": history.data.parent / "prices.json",
                 "api_key_env": KEY_VARIABLE,
@@ -402,6 +484,7 @@ class _Main:
                 history.note(self._world, "cancelled")
             except VlsbError as error:
                 history.note(self._world, f"ended: {type(error).__name__}: {error.message}")
+                history.stopped(error)
             finally:
                 loop.on_step = lambda: None
             if self._problem is not None:
@@ -459,10 +542,14 @@ class _Main:
             # Epochs have answers of their own: the request's number makes them so.
             text = f"Answer {sample}. {draw.randrange(10**9)}"
             whole = answer(text, usage=usage, delay_s=delay_s)
-            if name is None:
+            if name is None and request.headers:
                 self._answers[request.number] = text
         if name is None or name in faults.PAID:
-            self._paying.add(request.number)
+            if request.headers:
+                self._paying.add(request.number)
+            elif name != "drip":
+                # A batch's results have no such line: its request has failed.
+                self._history.provider.buy(request)
         if name is None:
             return whole
         self._history.note(self._world, f"fault {name}")
@@ -507,6 +594,7 @@ def write_data(directory: Path) -> Path:
         # Times are part of what is written.
         os.utime(image, (BEGAN_AT.timestamp(),) * 2)
     price = {"models": [*"mjk"], "input": USD_PER_TOKEN * 1e6, "output": USD_PER_TOKEN * 1e6}
+    price |= {f"batch_{name}": price[name] for name in ("input", "output")}
     row = price | {"source": "drawn", "as_of": "2026-01-01"}
     (directory / "prices.json").write_bytes(orjson.dumps({"prices": [row]}))
     return data

@@ -15,6 +15,8 @@ from contextvars import Context
 from itertools import count
 from typing import Any
 
+from anyio._backends._asyncio import _task_states
+
 from tests.simulation.network import Network
 
 LONGEST_THREAD_S = 0.02
@@ -91,6 +93,8 @@ class SimulatedLoop(base_events.BaseEventLoop):
         self.set_exception_handler(lambda *_: None)
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]
+        # anyio, below the SDK, keeps the tasks of scopes that were never left.
+        _task_states.clear()
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future whose place in a set follows from the seed."""

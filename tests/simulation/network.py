@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections import deque
 from collections.abc import Callable
 from functools import cache
@@ -24,12 +25,16 @@ _TICK_S = 1e-6
 class FakeSocket:
     """An address of the network; `setsockopt` and the like change nothing."""
 
+    family = socket.AF_INET
+
     def __init__(self, host: str, port: int) -> None:
         self._name = (host, port)
 
     def getsockname(self) -> tuple[str, int]:
         """Host and port."""
         return self._name
+
+    getpeername = getsockname
 
     def fileno(self) -> int:
         """A descriptor on which nothing ever comes."""
