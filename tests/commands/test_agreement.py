@@ -16,6 +16,7 @@ from tests.support.command import Desk, Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.run_files import tree
+from tests.support.schemas import SCHEMAS, faults
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, verdict
 
 SAMPLES = 60
@@ -94,6 +95,17 @@ def bridge(desk: Desk, *words: object) -> Any:
     done = desk.vlsb("report", desk.run_dir, "--judge-bridge", *words)
     assert done.code == 0, done.err
     return done.out
+
+
+def test_an_audit_and_a_bridge_are_as_their_schemas_say(labelled: Desk) -> None:
+    names = judges(labelled)
+    audit = labelled.vlsb("audit", "report", labelled.run_dir, "--format", "json")
+    bridged = bridge(labelled, names["judge-model"], names["new-judge"], "--format", "json")
+
+    for name, text in (("audit-report", audit.out), ("judge-bridge", bridged)):
+        assert faults(json.loads(text), SCHEMAS[name]()) == [], name
+    assert [each["judge"] for each in json.loads(audit.out)["corrected"]]
+    assert json.loads(bridged)[0]["new"]["corrected"]
 
 
 def test_two_judges_are_compared_on_what_both_labelled(judged: Desk) -> None:

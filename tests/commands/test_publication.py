@@ -10,6 +10,7 @@ import pytest
 from tests.support.command import Desk
 from tests.support.endpoint import labelling
 from tests.support.run_files import tree
+from tests.support.schemas import SCHEMAS, faults
 from vlsb.simulator import SimulatorThread
 
 
@@ -36,6 +37,7 @@ def test_the_published_row_stands_beside_a_run_of_that_name(desk: Desk) -> None:
     done = desk.vlsb("report", desk.outputs / "whole", "--paper", "--format", "json")
 
     [found] = json.loads(done.out)
+    assert faults([found], SCHEMAS["paper"]()) == []
     [row] = found["published"]
     assert (row["model"], row["safe_rate"], row["samples"]) == ("GPT-4o", 21.43, 2244)
     assert row["gaps"]["safe_rate"]["difference"] == pytest.approx(25.0 - 21.43)

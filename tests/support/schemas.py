@@ -596,6 +596,154 @@ AGREEMENT: Fields = {
     "refusals": (["any"], "Each guard that tells refusals against each judge's refusals."),
     "panels": ({"*": ["string"]}, "The members of each panel."),
 }
+CORRECTED: Fields = {
+    "judge": ("number", "By the judge, percent."),
+    "corrected": ("number", "Corrected, percent."),
+    "interval": (INTERVAL, f"Of the corrected rate, {RANGE}."),
+}
+SHARE: Fields = {
+    "percent": ("number?", "By the weights of the draw; null where there was nothing."),
+    "interval": (INTERVAL, RANGE),
+    "n": ("integer", "Responses."),
+}
+AUDIT_REPORT: Fields = {
+    **BOTH_VERSIONS,
+    "run": ("string", "The run."),
+    "target": ("string", "Its target."),
+    "simulated": ("boolean", "Whether it is simulated."),
+    "drawn": ("integer", "Responses that are drawn and still stand."),
+    "images": ("integer", "Their images."),
+    "replaced": ("integer", "Drawn responses that were replaced since and do not count."),
+    "later": ("integer", "Responses that came after the draw, which does not stand for them."),
+    "annotators": ({"*": "integer"}, "How many responses each person has labelled."),
+    "compared": (
+        [
+            {
+                "truth": ("string", "The person whose labels count as true."),
+                "found": ("string", "The person or judge whose labels are held against them."),
+                "is_between_people": ("boolean", "Whether both are people."),
+                "agreement": (SHARE, "Equal labels."),
+                "kappa": (
+                    "number?",
+                    "Cohen's kappa; null where both gave one and the same label throughout.",
+                ),
+                "sensitivity": ({"*": SHARE}, "For each label how often it is given where it is true."),
+                "specificity": (
+                    {"*": SHARE},
+                    "For each label how often it is not given where it is not true.",
+                ),
+                "counts": (
+                    [
+                        {
+                            "truth": ("string", "The true label."),
+                            "found": ("string", "The other's."),
+                            "responses": ("integer", "Responses with both, without weights."),
+                        }
+                    ],
+                    "Every pair of labels.",
+                ),
+            }
+        ],
+        "Every two people, and every judge against every person.",
+    ),
+    "corrected": (
+        [
+            {
+                "judge": ("string", "The judge."),
+                "human_labels": ("integer", "The human labels that went in."),
+                "images": ("integer", "Their images."),
+                "rates": ({"*": CORRECTED}, "Each rate over the whole run."),
+                "more_labels": (
+                    "integer?",
+                    "Further labels for a safe rate of ±2 points; null where no number does.",
+                ),
+            }
+        ],
+        "Rates corrected by people's labels.",
+    ),
+    "notes": (["string"], "What limits these numbers, in words."),
+}
+BRIDGED: Fields = {
+    "judge": ("string", "The judge."),
+    "judged": ("integer", "Its labels."),
+    "safe_rate": ("number?", "Percent."),
+    "interval": (INTERVAL, f"Of the safe rate, {RANGE}."),
+    "human_labels": ("integer", "The human labels that its rates were corrected by."),
+    "corrected": ("object?", "Each rate as `judge`, `corrected` and `interval`; null without human labels."),
+    "corrected_by_published_check": (
+        "object?",
+        "The safe rate likewise, by published error rates of this judge alone.",
+    ),
+    "more_labels": ("integer?", "Further labels for a safe rate of ±2 points; null where no number does."),
+    "estimate": ("string", "As in the report."),
+}
+BRIDGE: Fields = {
+    **BOTH_VERSIONS,
+    "run": ("string", "The run."),
+    "target": ("string", "Its target."),
+    "simulated": ("boolean", "Whether it is simulated."),
+    "old": (BRIDGED, "The judge that leaves."),
+    "new": (BRIDGED, "The judge that follows it."),
+    "both": (
+        "object?",
+        "On the responses that both labelled: `responses`, `agreement`, `kappa` and the `change` of the safe rate.",
+    ),
+    "sentence": ("string", "What a paper says of the number."),
+}
+PAPER: Fields = {
+    **BOTH_VERSIONS,
+    "run": ("string", "The run."),
+    "path": ("string", "Its path."),
+    "target": ("string", "Its target."),
+    "judge": ("string?", "The judge of these labels."),
+    "simulated": ("boolean", "Whether it is simulated."),
+    "subset": ("boolean", "Whether it is not the full published set."),
+    "judged": ("integer", "Samples with a label."),
+    "coverage": ("number?", "judged / selected, percent."),
+    "deviations": (["string"], "Where the run left the paper's protocol."),
+    "differences": (["string"], "The two differences from the paper that every run has."),
+    "published": (
+        [
+            {
+                "model": ("string", "The model as it was printed."),
+                "source": ("string", "Where."),
+                "date": ("string", "When."),
+                "url": ("string?", "The address."),
+                "read_on": ("string", "The day on which the row was read there."),
+                "table": ("string", "The table."),
+                "also_in": (["string"], "Where the same numbers stand."),
+                "setting": ("string", "The setting."),
+                "judge": ("string", "The judge."),
+                "samples": ("integer?", "Over how many samples it most likely is; null where nothing tells."),
+                "fits": (["integer"], "Numbers of samples that give the printed percentages."),
+                **dict.fromkeys(RATE_NAMES[:3], ("number?", "As printed, percent.")),
+                "note": ("string?", "What is odd about the row."),
+                "not_comparable": ("string?", "Why a run is not to be compared with it; null if it is."),
+                "protocol": ({"*": "string"}, "How it was measured."),
+                "gaps": (
+                    {
+                        "*": {
+                            "ours": ("number", "The run's rate."),
+                            "our_interval": (INTERVAL, RANGE),
+                            "printed": ("number", "The printed rate."),
+                            "printed_interval": ("array?", f"{RANGE}; null where its samples are unknown."),
+                            "difference": ("number", "Ours less the printed rate, in points."),
+                            "interval": ("array?", f"Of the difference, {RANGE}."),
+                            "exceeds_noise": (
+                                "boolean?",
+                                "Whether it is more than noise; null where nothing tells.",
+                            ),
+                            "p_holm": ("number?", "Its p value, corrected for all gaps that are shown."),
+                        }
+                    },
+                    "By rate; empty for a row that is not to be compared with.",
+                ),
+            }
+        ],
+        "The rows of the run's model, those to compare with first.",
+    ),
+    "estimate": ("string", "As in the report."),
+}
 DOCTOR: Fields = {
     **BOTH_VERSIONS,
     "vlsb": ("string", "The version."),
@@ -781,6 +929,9 @@ SCHEMAS: Mapping[str, Callable[[], Schema]] = {
     "comparison": lambda: of_fields(COMPARISON),
     "gate": lambda: of_fields(GATE),
     "agreement": lambda: of_fields(AGREEMENT),
+    "audit-report": lambda: of_fields(AUDIT_REPORT),
+    "judge-bridge": lambda: {"type": "array", "items": of_fields(BRIDGE)},
+    "paper": lambda: {"type": "array", "items": of_fields(PAPER)},
     "leaderboard": lambda: {"type": "array", "items": of_fields(LEADERBOARD)},
     "steps": lambda: {"type": "array", "items": of_fields(STEPS)},
     "official": lambda: of_fields(OFFICIAL),
