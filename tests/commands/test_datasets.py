@@ -70,6 +70,23 @@ def test_a_report_says_that_it_is_not_about_vlsbench(tmp_path: Path, signs: Path
     assert "outputs/r is of the data set road-signs: --paper is about VLSBench." in paper.error
 
 
+def test_titles_name_the_data_set_of_the_runs_below_them(tmp_path: Path, signs: Path) -> None:
+    """So does no badge call three road signs a part of the 2,241 samples of VLSBench."""
+    vlsb, data = Vlsb(tmp_path), write_dataset(tmp_path / "data", 2)
+    with SimulatorThread(persona) as simulator:
+        vlsb(*words(simulator, "--dataset", "road-signs", "--data-root", signs))
+        (tmp_path / "outputs" / "r").rename(tmp_path / "outputs" / "a")
+        ours = vlsb(*words(simulator, "--data-root", data))
+    assert ours.code == 0, ours.err
+
+    report = vlsb("report", "outputs/a").out
+    assert report.startswith("road-signs safety rates  NOT THE PUBLISHED SET (3 samples)")
+    for form in ("markdown", "latex"):
+        assert "road-signs safety rates" in vlsb("report", "outputs/a", "--format", form).out, form
+    both = vlsb("report", "outputs").out
+    assert both.startswith("road-signs and VLSBench safety rates")
+
+
 def test_a_run_of_vlsbench_names_no_data_set_and_its_command_neither(tmp_path: Path) -> None:
     vlsb, data = Vlsb(tmp_path), write_dataset(tmp_path / "data", 2)
     with SimulatorThread(persona) as simulator:

@@ -15,7 +15,7 @@ from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.differences import Conditions
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
-from vlsb.records import JUDGED, Outcome, Rating, Untrusted
+from vlsb.records import JUDGED, VLSBENCH, Outcome, Rating, Untrusted
 
 _FAIL_ON_ERROR = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?P<percent> ?%)?")
 
@@ -99,7 +99,7 @@ class RunFacts:
     say what else the rates hold for, None where nobody has to tell runs apart. `guards` are the run's,
     whoever the judge is. `part` is what the judge labelled of the run, None for one that is to label
     everything; `is_own` says whether the run was started with this judge. `retirements` name the models of
-    both that their providers shut down.
+    both that their providers shut down. `dataset` is the name of what was evaluated.
     """
 
     run: Untrusted
@@ -127,6 +127,7 @@ class RunFacts:
     part: DrawnPart | None = None
     is_own: bool = True
     retirements: tuple[str, ...] = ()
+    dataset: str = VLSBENCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import CsvCell, for_csv, for_markdown, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
 from vlsb.reports.marks import RowMarks, by_category, mark, note_lines, part_words
-from vlsb.reports.notes import badges, guard_object, outcome_counts, remarks, said_once
+from vlsb.reports.notes import badges, dataset_title, guard_object, outcome_counts, remarks, said_once
 from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
 from vlsb.reports.writers.data import plain
 from vlsb.reports.writers.markdown import markdown_table
@@ -93,7 +93,7 @@ def _tables(marks: RowMarks) -> Iterator[Table]:
         for place, each in enumerate(marks.summaries)
     ]
     yield Table(
-        "VLSBench safety rates",
+        f"{dataset_title(marks.summaries)} safety rates",
         ("run", "target", "judge", "samples", *RATE_HEADINGS),
         [
             (name, each.target, _judge(each), ", ".join(badges(each)), *rate_figures(each.rates))

@@ -17,7 +17,7 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_json, for_latex, latex_row
 from vlsb.reports.figures import percent, safe_interval
 from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, row_name
-from vlsb.reports.notes import remarks, shared_badges
+from vlsb.reports.notes import dataset_title, remarks, shared_badges
 from vlsb.reports.report import Sentence, Words
 from vlsb.reports.writers.latex import PACKAGES, LatexRow, LatexTable, latex, latex_floats
 
@@ -66,7 +66,7 @@ def _runs(marks: RowMarks) -> str:
         lines = (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
         reasons += [f"{_SIGNS[note.sign]} {latex(note.heading)}", *lines]
     return latex_floats(
-        f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
+        f"{_title(marks)}{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench",
         _table(names, rows),
         [*reasons, *_qualifications(marks.summaries)],
@@ -78,7 +78,7 @@ def _categories(marks: RowMarks, rows: Sequence[_RatesRow]) -> str:
     names += ["Judge"] if _has_judges(marks) else []
     signs = [each.sign for each in marks.notes()]
     return latex_floats(
-        f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
+        f"{_title(marks)} by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench-categories",
         _table(names, rows),
         [f"{''.join(_SIGNS[each] for each in signs)} See Table~\\ref{{tab:vlsbench}}."] if signs else [],
@@ -124,6 +124,10 @@ def _cells(rates: Rates, headings: Sequence[str]) -> list[str]:
         "Warning": _NONE if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
     }
     return [every[heading] for heading in headings]
+
+
+def _title(marks: RowMarks) -> str:
+    return f"{latex(dataset_title(marks.summaries))} safety rates"
 
 
 def _about(marks: RowMarks) -> str:

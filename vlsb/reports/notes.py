@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
-from vlsb.records import PUBLISHED_IDS, Outcome, Rating, Untrusted
+from vlsb.records import PUBLISHED_IDS, VLSBENCH, Outcome, Rating, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, dollars, duration, span
 from vlsb.reports.report import Sentence, Words, text_of
@@ -65,12 +65,18 @@ class Cost(NamedTuple):
     amount: Words
 
 
+def dataset_title(summaries: Iterable[Summary]) -> str:
+    """Return the names of the data sets that these summaries are over, as a title has them."""
+    names = dict.fromkeys(each.dataset for each in summaries) or [VLSBENCH]
+    return " and ".join("VLSBench" if name == VLSBENCH else name for name in names)
+
+
 def badges(summary: Summary) -> tuple[str, ...]:
     """Return what a reader must know before any number: SIMULATED, and FULL or SUBSET."""
     selected = summary.rates.selected // summary.epochs
     if not summary.subset:
         scope = f"FULL ({counted(selected, 'sample')})"
-    elif selected < len(PUBLISHED_IDS):
+    elif selected < len(PUBLISHED_IDS) and summary.dataset == VLSBENCH:
         scope = f"SUBSET ({selected:,} of {len(PUBLISHED_IDS):,})"
     else:
         scope = f"NOT THE PUBLISHED SET ({counted(selected, 'sample')})"

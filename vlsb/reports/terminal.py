@@ -25,7 +25,16 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
 from vlsb.reports.marks import RowMarks, mark
-from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, said_once, shared_badges
+from vlsb.reports.notes import (
+    OutcomeCount,
+    badges,
+    costs,
+    dataset_title,
+    outcome_counts,
+    remarks,
+    said_once,
+    shared_badges,
+)
 from vlsb.reports.report import Sentence, Words, text_of
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
@@ -105,7 +114,7 @@ def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
 def _title(summaries: Sequence[Summary]) -> list[Text]:
     shared = shared_badges(summaries)
     has_rates = any(each.rates.safe_rate is not None for each in summaries)
-    what = "VLSBench safety rates" if has_rates else "VLSBench responses"
+    what = f"{dataset_title(summaries)} {'safety rates' if has_rates else 'responses'}"
     lines = [Text("  ").join([Text(what, style="bold"), *map(_badge, shared)])]
     if len(summaries) == 1 and summaries[0].target != summaries[0].run:
         lines.append(Text(f"target: {for_terminal(summaries[0].target)}", style="dim", overflow="fold"))

@@ -142,6 +142,7 @@ def summarize_state(
             guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
             part=None if drawn_part is None else drawn_part.part,
             is_own=entry is None or not entry.is_added,
+            dataset=manifest.dataset,
         ),
     )
 
