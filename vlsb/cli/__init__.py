@@ -49,7 +49,11 @@ def run_cli(arguments: Sequence[str]) -> int:
     try:
         from vlsb.cli.app import app
 
-        _load_environment_file()
+        # Of the working directory alone: a stranger's folder above it must not bring keys.
+        if os.path.exists(".env"):  # noqa: PTH110 - the help page does not wait for pathlib
+            from dotenv import load_dotenv
+
+            load_dotenv(os.path.join(os.getcwd(), ".env"), override=False)  # noqa: PTH109, PTH118
         result = app(arguments, prog_name="vlsb", standalone_mode=False)
     except NoArgsIsHelpError as error:
         # A page in boxes has printed itself by now, and left nothing.
@@ -61,7 +65,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         Screen().error(error)
         return error.exit_code
     except TyperException as error:
-        from vlsb.cli.mistakes import mistake_line
+        from vlsb.cli.commands import mistake_line
 
         sys.stderr.write(mistake_line(error, arguments) + "\n")
         return EXIT_USAGE
@@ -74,14 +78,6 @@ def run_cli(arguments: Sequence[str]) -> int:
             return lack.exit_code
         return _bug(error)
     return result if isinstance(result, int) else 0
-
-
-def _load_environment_file() -> None:
-    """Load `.env` of the working directory alone: a stranger's folder above it must not bring keys."""
-    if os.path.exists(".env"):  # noqa: PTH110 - the help page does not wait for pathlib
-        from dotenv import load_dotenv
-
-        load_dotenv(os.path.join(os.getcwd(), ".env"), override=False)  # noqa: PTH109, PTH118
 
 
 def _bug(error: BaseException) -> int:

@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 # The authors' script spells options with underscores; both spellings are one option here.
 _FORMER = {"skip-bad-pictures": "skip-bad-images"}
-
-
-def _option_name(token: str) -> str:
-    """An option's name as it is written here; former names still work."""
-    token = token.replace("_", "-")
-    return _FORMER.get(token, token)
-
-
-_CONTEXT = {
-    "token_normalize_func": _option_name,
-    "help_option_names": ["-h", "--help"],
-}
-
-
 EXAMPLES = {
     "vlsb demo": "See it work: no key, no download.",
     "vlsb run --model gpt-4o": "Evaluate a model; its key is in OPENAI_API_KEY.",
@@ -58,28 +44,28 @@ ENTRY_POINTS = "vlsb.commands"
 listed without a look at what is installed."""
 ENTRIES = {
     "run": Entry("run:run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
-    "judge": Entry("judge:judge_command", "Judge a run's stored responses again, with another judge."),
+    "judge": Entry("run:judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report:report_command", "Show the rates of runs, with intervals and coverage."),
     "plot": Entry("plot:plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
     "compare": Entry("compare:compare_command", "Compare runs on the same samples: more than noise, or not."),
-    "gate": Entry("gate:gate_command", "Decide whether a run is no less safe than its baseline."),
-    "agreement": Entry("agreement:agreement_command", "Compare the judges of runs on the same responses."),
-    "view": Entry("view:view_command", "Look through runs in a browser, also while they are going."),
+    "gate": Entry("compare:gate_command", "Decide whether a run is no less safe than its baseline."),
+    "agreement": Entry("compare:agreement_command", "Compare the judges of runs on the same responses."),
+    "view": Entry("show:view_command", "Look through runs in a browser, also while they are going."),
     "show": Entry("show:show_command", "Read responses with their verdicts, or how they failed."),
     "audit": Entry("audit:audit_app", "Label a part of a run by hand, and measure its judges."),
     "import": Entry("imports:import_command", "Read what another program logged into a run."),
     "export": Entry("export:export_command", "Write a run for inspect, or as a data set to publish."),
     "serve": Entry("serve:serve_command", "Serve a local model on this machine."),
     "sweep": Entry("sweep:sweep_command", "Run all cells of a plan: models, protocols, judges."),
-    "judges": Entry("judges:judges_command", "List the judges that have a name: what each sees and gives."),
+    "judges": Entry("models:judges_command", "List the judges that have a name: what each sees and gives."),
     "models": Entry("models:models_app", "List the models that have a name, or show one."),
     "doctor": Entry("doctor:doctor_command", "Say what is ready on this machine, and how to get the rest."),
     "engine": Entry("engine:engine_app", "List, install and stop local engines."),
-    "convert": Entry("convert:convert_app", "Convert original LLaVA weights for serving."),
+    "convert": Entry("engine:convert_app", "Convert original LLaVA weights for serving."),
     "data": Entry("data:data_app", "Fetch the data set, or check a copy of it."),
     "runs": Entry("runs:runs_app", "List, join, repair and remove runs."),
-    "selftest": Entry("selftest:selftest_app", "Check what is configured by attacking it."),
-    "demo": Entry("demo:demo_command", "Try it all on 30 embedded samples: no key, no download."),
+    "selftest": Entry("doctor:selftest_app", "Check what is configured by attacking it."),
+    "demo": Entry("run:demo_command", "Try it all on 30 embedded samples: no key, no download."),
 }
 
 
@@ -108,10 +94,10 @@ def _command(name: str) -> Command:
         module, _, attribute = ENTRIES[name].value.partition(":")
         return _made(name, getattr(import_module(f"vlsb.cli.{module}"), attribute))
     point = _commands_of_others()[name]
-    written = load(point, f"its command {name}")
+    loaded = load(point, f"its command {name}")
     # What another package calls a command may be anything.
     try:
-        return _made(name, written)
+        return _made(name, loaded)
     except Exception as error:
         raise ConfigError(
             f"The command {name} of the package {owner(point)} ({point.value}) is not one",
@@ -120,31 +106,20 @@ def _command(name: str) -> Command:
         ) from error
 
 
-def _made(name: str, written: Any) -> Command:
+def _made(name: str, function_or_group: Any) -> Command:
     from vlsb.cli.commands import GUIDES, GuidedCommand, VlsbCommand, VlsbGroup
 
-    if isinstance(written, typer.Typer):
-        for command in written.registered_commands:
+    if isinstance(function_or_group, typer.Typer):
+        for command in function_or_group.registered_commands:
             command.cls = VlsbCommand
-        written.info.cls = VlsbGroup
-        made: Command = typer.main.get_group(written)
+        function_or_group.info.cls = VlsbGroup
+        made: Command = typer.main.get_group(function_or_group)
     else:
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name, cls=GuidedCommand if name in GUIDES else VlsbCommand)(written)
+        alone.command(name, cls=GuidedCommand if name in GUIDES else VlsbCommand)(function_or_group)
         made = typer.main.get_command(alone)
     made.name = name
     return made
-
-
-def _rows_of_others() -> Iterator[tuple[str, str]]:
-    """Yield what the help page says of other packages' commands; their code is not imported for it."""
-    named = _commands_of_others()
-    for point in entry_points(ENTRY_POINTS):
-        about = point.dist.metadata["Summary"] if point.dist is not None else None
-        text = f"{about or ''} (of the package {owner(point)})"
-        if point is not named.get(point.name):
-            text = f"Left out: the name is taken or no name. (of the package {owner(point)})"
-        yield for_terminal(Untrusted(point.name)), for_terminal(Untrusted(text.strip()))
 
 
 class _Root(TyperGroup):
@@ -160,9 +135,17 @@ class _Root(TyperGroup):
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in ENTRIES.items()])
-        if others := list(_rows_of_others()):
+        if points := entry_points(ENTRY_POINTS):
+            named, rows = _commands_of_others(), []
+            for point in points:
+                # What other packages say of theirs; their code is not imported for it.
+                about = point.dist.metadata["Summary"] if point.dist is not None else None
+                text = f"{about or ''} (of the package {owner(point)})"
+                if point is not named.get(point.name):
+                    text = f"Left out: the name is taken or no name. (of the package {owner(point)})"
+                rows.append((for_terminal(Untrusted(point.name)), for_terminal(Untrusted(text.strip()))))
             with formatter.section("Commands of other packages"):
-                formatter.write_dl(others)
+                formatter.write_dl(rows)
         with formatter.section("Examples"):
             formatter.write_dl(list(EXAMPLES.items()))
 
@@ -171,7 +154,10 @@ app = typer.Typer(
     name="vlsb",
     cls=_Root,
     no_args_is_help=True,
-    context_settings=_CONTEXT,
+    context_settings={
+        "token_normalize_func": lambda token: _FORMER.get(name := token.replace("_", "-"), name),
+        "help_option_names": ["-h", "--help"],
+    },
     help="Evaluate vision-language models on VLSBench, concurrently and resumably.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

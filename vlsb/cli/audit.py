@@ -173,7 +173,7 @@ def store_sheet(run: Path, annotator: str, sheet: bytes, completed_by: str | Non
 
 
 @audit_app.command("report")
-@command(form=Option("How to write the report.", choices=TABLES))
+@command(form=Option("How to write the report.", choices=TABLES, variable="VLSB_AUDIT_FORMAT"))
 def report_command(run: Run) -> Report:
     """Compare human labels with each other and with each judge's, and correct the judges' rates by them."""
     measured = audit_report(run)

@@ -57,7 +57,7 @@ def command(
 
     def made(function: Callable[..., Returned]) -> Callable[..., int]:
         own = inspect.signature(function, eval_str=True).parameters
-        name = function.__module__.rpartition(".")[2]
+        name = function.__name__.removesuffix("_command")
         added = dict(_added(name, form, output))
         parameters = [each for each in own.values() if each.name not in added] + list(added.values())
         asked = {each.name: about for each in parameters for about in _options_in(each)}
@@ -73,10 +73,21 @@ def command(
             returned = function(**given, **{each: chosen[each] for each in added if each in own})
             return _deliver(returned, chosen.get("format_", ""), chosen.get("output"))
 
-        vars(run)["__signature__"] = inspect.Signature([_typer_parameter(each) for each in parameters])
+        vars(run)["__signature__"] = inspect.Signature(
+            [
+                parameter.replace(
+                    kind=inspect.Parameter.KEYWORD_ONLY, annotation=_typer_annotation(parameter)
+                )
+                for parameter in parameters
+            ]
+        )
         return run
 
     return made
+
+
+def as_group() -> None:
+    """Be the callback of a group that has one command: without any it would be that command."""
 
 
 def require_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -106,37 +117,27 @@ def _flag(parameter: str) -> str:
 
 def _added(name: str, form: Option | None, output: str | None) -> Iterator[tuple[str, inspect.Parameter]]:
     """Yield the parameters that `@command` adds to those of the function."""
-    variable = f"VLSB_{name.upper()}"
+    variable, make = f"VLSB_{name.upper()}", partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
     if form is not None:
         about = replace(form, variable=form.variable or f"{variable}_FORMAT")
-        yield "format_", _parameter("format_", Annotated[str, about], form.choices[0])
+        yield "format_", make(name="format_", annotation=Annotated[str, about], default=form.choices[0])
     if output is not None:
         about = Option(output, metavar="FILE", variable=f"{variable}_OUTPUT")
-        yield "output", _parameter("output", Annotated[Path | None, about], None)
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        yield "output", make(name="output", annotation=Annotated[Path | None, about], default=None)
 
 
 def _options_in(parameter: inspect.Parameter) -> list[Option]:
     return [each for each in get_args(parameter.annotation) if isinstance(each, Option)]
 
 
-def _typer_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter as typer reads it."""
-    typed = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-    for about in _options_in(parameter):
-        kind = get_args(parameter.annotation)[0]
-        option = _typer_option(parameter.name, kind, about)
-        typed = typed.replace(annotation=Annotated[kind, option])
-    return typed
-
-
-def _typer_option(name: str, kind: Any, about: Option) -> Any:
+def _typer_annotation(parameter: inspect.Parameter) -> Any:
+    """Return the annotation that typer reads of a parameter."""
+    if not (options := _options_in(parameter)):
+        return parameter.annotation
+    name, kind, [about] = parameter.name, get_args(parameter.annotation)[0], options
     if about.is_argument:
-        return typer.Argument(metavar=about.metavar, help=about.help, hidden=True)
-    return typer.Option(
+        return Annotated[kind, typer.Argument(metavar=about.metavar, help=about.help, hidden=True)]
+    option = typer.Option(
         _flag(name),
         *([about.also] if about.also else []),
         help=about.help,
@@ -148,6 +149,7 @@ def _typer_option(name: str, kind: Any, about: Option) -> Any:
         max=about.max,
         callback=_lines if list[str] in (kind, *get_args(kind)) else None,
     )
+    return Annotated[kind, option]
 
 
 def _lines(

@@ -6,16 +6,21 @@ The parser below would take the last of two `--model`, and a word in the wrong p
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
+from collections.abc import Sequence
 from copy import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from typer._click.exceptions import BadParameter, NoSuchOption, UsageError
+from typer._click.exceptions import BadParameter, MissingParameter, NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
 from typer._coercion import bool_flag_type_descriptor
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.exceptions import TyperException
 
+from vlsb.cli.screen import without_keys
+from vlsb.endpoints import credentials
 from vlsb.evaluation.options import HelpPanel, as_flag
 
 if TYPE_CHECKING:
@@ -96,7 +101,7 @@ class _Parser(_OptionParser):
 
     def parse_args(self, args: list[str]) -> tuple[dict[str, Any], list[str], list[Parameter]]:
         try:
-            found, left, order = super().parse_args(args)
+            values, words, order = super().parse_args(args)
         except NoSuchOption as error:
             # An option of the engine is often a little like one of ours: --max-model-len, --max-tokens.
             is_typo = get_close_matches(error.option_name, error.possibilities or (), cutoff=0.8)
@@ -111,15 +116,13 @@ class _Parser(_OptionParser):
         for option, count in counts.items():
             if count > 1 and not (option.multiple or option.is_flag or self._context.resilient_parsing):
                 raise UsageError(f"{option.opts[0]} is given {count} times. Give it once.", self._context)
-        return found, left, order
+        return values, words, order
 
     def _process_args_for_args(self, state: _ParsingState) -> None:
         # What stands before `--` is in `largs`, what follows it in `rargs`: joined from here on.
         extra = state.largs[self._places :] if self._engine_argument is not None else []
         if extra and not self._context.resilient_parsing:
-            from vlsb.endpoints.credentials import may_be_key
-
-            if may_be_key(extra[0]):
+            if credentials.may_be_key(extra[0]):
                 raise UsageError(NO_KEYS, self._context)
             may_be_model = self._places == 0 and "model" not in state.opts
             guess = f"; did you mean --model {extra[0]}?" if may_be_model else f". {_AFTER_DASHES}"
@@ -149,11 +152,16 @@ class VlsbCommand(TyperCommand):
     def collect_usage_pieces(self, ctx: Context) -> list[str]:
         """Return the words of the usage line, such as `[OPTIONS] RUN [ID]...`."""
         arguments = [each for each in self.params if isinstance(each, TyperArgument)]
-        return ["[OPTIONS]", *map(_usage_word, arguments)]
+        pieces = ["[OPTIONS]"]
+        for each in arguments:
+            name = (each.metavar or each.name or "").removesuffix("...").strip("[]")
+            several = "..." if each.nargs != 1 and name[0] != "-" else ""
+            pieces.append(f"{name}{several}" if each.required else f"[{name}]{several}")
+        return pieces
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Take the options in. A range does not keep out `nan`, and `inf` is beyond no lower end."""
-        left = super().parse_args(ctx, args)
+        words = super().parse_args(ctx, args)
         for parameter in self.params:
             if not isinstance(parameter, TyperOption):
                 continue
@@ -161,7 +169,7 @@ class VlsbCommand(TyperCommand):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(each, float) and not math.isfinite(each):
                     raise BadParameter(f"{each} is not a finite number", ctx, parameter)
-        return left
+        return words
 
     def make_parser(self, ctx: Context) -> _OptionParser:
         """Make the parser that says mistakes instead of guessing."""
@@ -248,7 +256,54 @@ def _help_option(option: TyperOption | None) -> TyperOption | None:
     return option
 
 
-def _usage_word(argument: TyperArgument) -> str:
-    name = (argument.metavar or argument.name or "").removesuffix("...").strip("[]")
-    several = "..." if argument.nargs != 1 and name[0] != "-" else ""
-    return f"{name}{several}" if argument.required else f"[{name}]{several}"
+# What is said by the library that checks values, in words of ours.
+_VALUES = (
+    (re.compile(r"Input should be a valid integer\b.*"), "it must be a whole number"),
+    (re.compile(r"Input should be a valid number\b.*"), "it must be a number"),
+    (re.compile(r"Input should be a valid boolean\b.*"), "it must be 1 or 0, true or false"),
+    (re.compile(r"Input should be greater than or equal to"), "it must be at least"),
+    (re.compile(r"Input should be less than or equal to"), "it must be at most"),
+    (re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)"), r"unexpected argument '\1'"),
+    (re.compile(r"(Option '.*') requires an argument"), r"\1 needs a value after it"),
+)
+
+
+def mistake_line(error: TyperException, arguments: Sequence[str]) -> str:
+    """Return the line for stderr. A word that may be a key is not repeated."""
+    context = getattr(error, "ctx", None)
+    text = " ".join(_words(error).split())
+    for word in filter(credentials.may_be_key, arguments):
+        text = text.replace(word, credentials.REDACTED)
+    text = credentials.without_keys(without_keys(text))
+    stop = "" if text.endswith((".", "?", "!")) else "."
+    command = "vlsb" if context is None else context.command_path
+    return f"Error: {text}{stop} See `{command} --help`."
+
+
+def _words(error: TyperException) -> str:
+    if isinstance(error, MissingParameter) and error.param is not None:
+        return _missing(error)
+    if isinstance(error, NoSuchOption):
+        near = get_close_matches(error.option_name, error.possibilities or (), n=1)
+        return error.message + (f". Did you mean {near[0]}?" if near else "")
+    text = error.format_message()
+    for pattern, words in _VALUES:
+        text = pattern.sub(words, text)
+    if isinstance(error, BadParameter) and isinstance(error.param, TyperOption) and error.ctx is not None:
+        # Nobody sees the variable that a value came from in what was typed.
+        source = error.ctx.get_parameter_source(error.param.name or "")
+        if source is not None and source.name == "ENVIRONMENT":
+            text += f" (in {error.param.envvar})"
+    return text
+
+
+def _missing(error: MissingParameter) -> str:
+    parameter = error.param
+    metavar = getattr(parameter, "metavar", None)
+    if isinstance(parameter, TyperOption):
+        name = " ".join(filter(None, (parameter.opts[0], metavar)))
+    else:
+        name = metavar or error.format_message()
+    text = getattr(parameter, "help", None) or ""
+    # After a colon; names that begin with several capitals keep them.
+    return f"{name} is missing: {text if text[1:2].isupper() else text[:1].lower() + text[1:]}"

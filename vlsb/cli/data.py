@@ -63,8 +63,3 @@ def fetch_command(
     with Display(display, screen) as live:
         fetched = fetch_dataset(revision=revision, offline=False, on_progress=live.on_progress)
     screen.answer(f"{fetched.repository} at {fetched.revision}")
-
-
-@data_app.callback()
-def _data() -> None:
-    """Fetch the data set, or check a copy of it."""

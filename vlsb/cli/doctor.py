@@ -1,4 +1,4 @@
-"""`vlsb doctor`: one screen that says what is here, what is not, and the command that changes it."""
+"""`vlsb doctor` and `vlsb selftest`: what is here and what is not, and whether the configured judge holds."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from vlsb._version import __version__
 from vlsb.cli import options as opt
-from vlsb.cli.command import LIST, command
+from vlsb.cli.command import LIST, as_group, command
+from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints import loops
 from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine, shown_path
-from vlsb.errors import VlsbError
-from vlsb.evaluation.options import Option
+from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
+from vlsb.evaluation.leasing import Surroundings
+from vlsb.evaluation.opening import open_judging
+from vlsb.evaluation.options import Option, RunOptions
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
@@ -34,6 +40,10 @@ SCHEMA = 1
 _GROUP_WIDTH = 10
 _LONGEST = 400
 _MARKS = {State.OK: ("✓", "green"), State.MISSING: ("○", "yellow"), State.PROBLEM: ("✗", "red")}
+CHECK_FAILED = 10
+"""Exit code of a check that was carried out and failed."""
+
+selftest_app = typer.Typer(help="Check what is configured by attacking it.", callback=as_group)
 
 
 @command(form=Option("How to write what was found.", choices=LIST))
@@ -118,7 +128,11 @@ def _lines(rows: Sequence[CheckResult], width: int) -> Iterator[Text]:
         members = list(among)
         if group == Group.READY:
             yield Text()
-            yield from (line for each in members for line in _sentence(each, width))
+            for each in members:
+                sentence = Text(f"{each.name}: ", style="bold") + Text(_clean(each.what))
+                for line in sentence.wrap(Console(width=width), width):
+                    line.rstrip()
+                    yield line
             continue
         label = Text(f"{group.value:<{_GROUP_WIDTH}}", style="bold")
         blocks = (
@@ -130,15 +144,6 @@ def _lines(rows: Sequence[CheckResult], width: int) -> Iterator[Text]:
         yield Text()
         for index, line in enumerate(lines):
             yield (Text(" " * len(label)) if index else label) + line
-
-
-def _sentence(finding: CheckResult, width: int) -> list[Text]:
-    """Return what the screen ends with, across its whole width."""
-    head = Text(f"{finding.name}: ", style="bold")
-    lines = list((head + Text(_clean(finding.what))).wrap(Console(width=width), width))
-    for line in lines:
-        line.rstrip()
-    return lines
 
 
 def _name_with_mark(finding: CheckResult, name: str) -> Text:
@@ -163,8 +168,8 @@ def _row(finding: CheckResult, name_width: int, width: int) -> list[Text]:
     """Return what a finding says, wrapped below itself, and its command at the end where there is room."""
     head = _name_with_mark(finding, f"{_clean(finding.name):<{name_width}}  ")
     room = width - _GROUP_WIDTH - len(head)
-    said = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")
-    lines = list(said.wrap(Console(width=width), room)) or [Text()]
+    words = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")
+    lines = list(words.wrap(Console(width=width), room)) or [Text()]
     lines[-1].rstrip()
     if finding.command is not None:
         command = Text("→ ", style="dim") + Text(finding.command, style="cyan")
@@ -178,3 +183,59 @@ def _row(finding: CheckResult, name_width: int, width: int) -> list[Text]:
 def _clean(text: str) -> str:
     """Paths, an engine's version and a GPU's name are not ours."""
     return for_terminal(Untrusted(text))[:_LONGEST]
+
+
+@selftest_app.command("judge")
+@command()
+@opt.takes_run_options(
+    *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
+    *("judges_dir", "attempt_timeout", "backoff", "allow_http", "ca_bundle", "transport"),
+    *("gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
+)
+def judge_command(**given: Any) -> int:
+    """Send a judge responses that saw no risk and try to be labelled safe; exit code 10 if one succeeds."""
+    options = RunOptions.of(given)
+    screen = Screen()
+    if len(options.judge) > 1:
+        raise ConfigError("vlsb selftest judge checks one judge at a time. Give --judge once.")
+
+    async def attack() -> tuple[str, int | None, list[AttackResult]]:
+        consent = partial(agree_to_install, screen, yes=options.yes)
+        surroundings = Surroundings(os.environ, consent, say=screen.notice)
+        async with open_judging(None, options, surroundings) as resolved:
+            judge = resolved.plan.judges[0]
+            return judge.title, judge.kind.response_cap, await attack_judge(resolved, screen.notice)
+
+    title, cap, results = loops.run(attack(), last_words=lambda: None)
+    screen.result(attacks_table(title, results))
+    if cap is not None:
+        screen.notice(
+            f"Of a longer response the judge is shown {cap:,} characters, its beginning and its end."
+        )
+    control = next(each for each in results if each.attack is CONTROL)
+    if control.is_safe is not False:
+        screen.line(
+            "The plain answer was not called unsafe: this judge does not see the risk, attacked or not."
+        )
+        return CHECK_FAILED
+    return CHECK_FAILED if any(each.is_safe for each in results) else 0
+
+
+def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
+    """A row an attack: whether it succeeded, and what the judge said."""
+    rows = [("attack", "succeeded", "the judge said", "what it does")]
+    for each in results:
+        succeeded = "(control)" if each.attack is CONTROL else "yes" if each.is_safe else "no"
+        rows.append((each.attack.name, succeeded, for_terminal(Untrusted(each.reply)), each.attack.what))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
+        for row in rows
+    ]
+    attacks = [each for each in results if each.attack is not CONTROL]
+    silent = sum(each.is_safe is None for each in attacks)
+    end = (
+        f"{sum(bool(each.is_safe) for each in attacks)} of {len(attacks)} attacks succeeded; {silent} "
+        "brought no verdict, which does not count as success."
+    )
+    return "\n".join((f"Attacks on {for_terminal(Untrusted(title))}", *lines, end))

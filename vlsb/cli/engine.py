@@ -1,21 +1,26 @@
-"""`vlsb engine`: the engines of this machine, and the servers that run on them."""
+"""`vlsb engine` and `vlsb convert`: engines of this machine, their servers, and weights for them."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.command import command
+from vlsb.cli.command import as_group, command
 from vlsb.cli.live import Display
+from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
+from vlsb.endpoints import loops
 from vlsb.engines.checks import check_driver
-from vlsb.engines.hardware import list_gpus
+from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import (
     AUTO,
     Condition,
@@ -28,6 +33,7 @@ from vlsb.engines.install import (
     installed_engines,
 )
 from vlsb.engines.install import install_command as install_words
+from vlsb.engines.llava.convert import convert_llava
 from vlsb.engines.registry import Places, ServerRecord, process_age_s, read_records, stop_server
 from vlsb.errors import ConfigError, InterruptedRunError, ServerError, UnknownModelError
 from vlsb.evaluation.options import Option
@@ -38,6 +44,9 @@ from vlsb.reports.figures import duration
 from vlsb.steps import Step
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
+convert_app = typer.Typer(
+    no_args_is_help=True, help="Convert original LLaVA weights for serving.", callback=as_group
+)
 
 FamilyName = Annotated[
     str, typer.Argument(metavar="FAMILY", help="A name of `vlsb models`, such as llava_next or qwen3_vl.")
@@ -135,14 +144,9 @@ def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: 
         return running
     missing = [name for name in names if name not in {record.name for record in running}]
     if missing:
-        there = ", ".join(sorted({record.name for record in running})) or "none"
-        raise ConfigError(f"{missing[0]}: no such server is running. Running: {there}.")
+        names_now = ", ".join(sorted({record.name for record in running})) or "none"
+        raise ConfigError(f"{missing[0]}: no such server is running. Running: {names_now}.")
     return [record for record in running if record.name in names]
-
-
-@engine_app.callback()
-def _engine() -> None:
-    """List, install and stop local engines."""
 
 
 # What is listed.
@@ -150,20 +154,20 @@ def _engine() -> None:
 
 def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: bool) -> str:
     """Each engine with its state, or the one command that makes it ready, and its families' weights."""
-    there = {each.prefix: each for each in installed_engines(places)}
+    unused = {each.prefix: each for each in installed_engines(places)}
     pins = {family.engine.name: family.engine for family in FAMILIES.values()}
     width = max(map(len, PROFILES))
     blocks = []
     for pin in pins.values():
-        own = there.pop(engine_prefix(pin, places, has_gpu=has_gpu), None)
+        own = unused.pop(engine_prefix(pin, places, has_gpu=has_gpu), None)
         families = (each for each in PROFILES.values() if each.engine.name == pin.name)
         lines = [
             *_heading(pin, own, places, environment, has_gpu=has_gpu),
             *(f"  {each.name:<{width}}  {each.weights}" for each in families),
         ]
         blocks.append("\n".join(lines))
-    if there:
-        others = (_printable(f"  {each.prefix}{_size(each)}") for each in there.values())
+    if unused:
+        others = (_printable(f"  {each.prefix}{_size(each)}") for each in unused.values())
         blocks.append("\n".join(["Not used by this version or on this machine", *others]))
     return "\n\n".join(blocks) + "\n"
 
@@ -213,3 +217,53 @@ def _size(each: InstalledEngine) -> str:
 
 def _printable(line: str) -> str:
     return for_terminal(Untrusted(line), lines=True)
+
+
+@convert_app.command("llava")
+@command()
+def llava_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="Original LLaVA v1.5 weights: a folder or an id on the Hugging Face Hub."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make; it must not exist.")],
+    vision_tower: Annotated[
+        str | None,
+        Option(
+            "CLIP tower: a folder or an id on the Hugging Face Hub. (default: as SRC says)", metavar="TOWER"
+        ),
+    ] = None,
+    revision: Annotated[str | None, run_option("revision")] = None,
+    engine: Annotated[str, run_option("engine")] = "auto",
+    offline: opt.Offline = False,
+    display: opt.Display = None,
+) -> int:
+    """Convert original LLaVA v1.5 weights, with their CLIP tower, into the Hugging Face layout."""
+    screen = Screen(quiet=display == "none")
+    converter = find_engine(
+        FAMILIES["llava"].engine,
+        engine,
+        Places.of(os.environ),
+        environment=os.environ,
+        has_gpu=bool(gpus(os.environ)),
+        family="llava",
+    )
+    with Display(display, screen) as live:
+        count = loops.run(
+            convert_llava(
+                source,
+                destination,
+                converter,
+                environment=os.environ,
+                revision=revision,
+                vision_tower=vision_tower,
+                offline=offline,
+                on_progress=live.on_progress,
+            ),
+            loop_factory=asyncio.new_event_loop,
+        )
+    screen.answer(f"{destination}: {count} tensors, each read back and compared.")
+    screen.notice(f"Serve it with: {shlex.join(['vlsb', 'serve', 'llava', '--weights', str(destination)])}")
+    return 0

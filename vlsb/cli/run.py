@@ -1,12 +1,18 @@
-"""`vlsb run`: respond, judge, summarize."""
+"""`vlsb run`, `vlsb judge` and `vlsb demo`: a session each, which brings the HTTP stack when it begins."""
 
 from __future__ import annotations
 
-from typing import Any
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
+
+from vlsb.cli import options as opt
 from vlsb.cli.command import command
-from vlsb.cli.options import takes_run_options
-from vlsb.evaluation.options import RunOptions
+from vlsb.cli.options import run_option, takes_run_options
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions
+from vlsb.judging.kinds import PANEL
 
 
 @command()
@@ -18,3 +24,71 @@ def run_command(**given: Any) -> int:
 
     models = given.pop("model") or []
     return evaluate_targets(RunOptions.of(given), models)
+
+
+@command()
+@opt.takes_run_options(
+    *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
+    *("judges_dir", "judge_sees"),
+    *("data_root", "skip_bad_images", "accept_changed_images", "fail_on_error", "display", "max_requests"),
+    *("max_cost", "prices", "batch", "batch_again"),
+    *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
+    *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),
+    *(
+        "tensor_parallel_size",
+        "gpus",
+        "replicas",
+        "engine",
+        "servers_dir",
+        "start_timeout",
+        "max_restarts",
+        "yes",
+    ),
+)
+def judge_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses are judged.")],
+    retry: Annotated[
+        list[str] | None,
+        run_option("retry", help="Do this outcome again too (judge_refused, judge_invalid, ...)."),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        Option(
+            "Judge about N drawn responses first, compare with the run's first judge, ask before the rest.",
+            HelpPanel.JUDGE,
+            metavar="N",
+            min=20,
+        ),
+    ] = None,
+    **given: Any,
+) -> int:
+    """Judge the stored responses of runs again, with another judge. Nothing is sent to the target.
+
+    RUN is a run's directory. The engine of a local judge is started once for all of them.
+    """
+    options = RunOptions.of({"retry": retry, **given})
+    if any(name.startswith(PANEL) for name in options.judge) and calibrate is None:
+        # Reads the runs, which the help page does not wait for either.
+        from vlsb.cli.panel_judge import judge_by_panel
+
+        return judge_by_panel(runs, options)
+    # A session brings the HTTP stack, which the help page does not wait for.
+    from vlsb.cli.sessions import calibrate_judge, judge_runs
+
+    return judge_runs(runs, options) if calibrate is None else calibrate_judge(runs, options, calibrate)
+
+
+@command()
+def demo_command(
+    output_dir: Annotated[
+        Path | None, run_option("output_dir", help="Parent directory of the run. (default: a temporary one)")
+    ] = None,
+    display: opt.Display = None,
+    resume: Annotated[bool, run_option("resume")] = False,
+) -> int:
+    """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
+    # A session brings the HTTP stack, which the help page does not wait for.
+    from vlsb.cli.sessions import evaluate_targets
+
+    parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
+    return evaluate_targets(RunOptions(output_dir=parent, display=display, resume=resume), ["demo"])

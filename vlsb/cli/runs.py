@@ -34,7 +34,7 @@ runs_app = typer.Typer(no_args_is_help=True, help="List, join, repair and remove
 
 
 @runs_app.command("list")
-@command(form=Option("How to write the list.", choices=LIST))
+@command(form=Option("How to write the list.", choices=LIST, variable="VLSB_RUNS_FORMAT"))
 def list_command(
     paths: opt.Paths,
     sort: Annotated[str, Option("The order.", choices=tuple(SORTS), variable="VLSB_RUNS_SORT")] = "name",

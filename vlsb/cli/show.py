@@ -1,20 +1,27 @@
-"""`vlsb show`: single responses of a run with their instructions, verdicts and failures. Reads only."""
+"""`vlsb show` and `vlsb view`: the responses of runs on the terminal, or in a browser on this machine."""
 
 from __future__ import annotations
 
+import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.audit import store_sheet
 from vlsb.cli.command import command
 from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.config import MOST_EPOCHS
+from vlsb.data.image_files import quiet_decoder
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
+from vlsb.models.prices import load_prices
 from vlsb.reports.answers import answers_text
+from vlsb.reports.html.server import PageServer
+from vlsb.reports.html.site import RunSite
 from vlsb.reports.stored import NEAREST, Filter, StoredRun
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import is_run
@@ -104,3 +111,40 @@ def show_command(
         color=screen.has_color,
         only_failures=failed,
     )
+
+
+@command()
+def view_command(
+    paths: opt.Paths,
+    port: Annotated[
+        int | None,
+        Option(
+            "Port on 127.0.0.1. (default: a free one)",
+            metavar="N",
+            variable="VLSB_VIEW_PORT",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
+    open_: Annotated[bool, Option("Open it in the system's browser.", variable="VLSB_VIEW_OPEN")] = False,
+    data_root: opt.ShownDataRoot = None,
+    prices: opt.Prices = None,
+) -> None:
+    """Look through runs in a browser, also while they are going. Ctrl-C ends it."""
+    screen = Screen()
+    find_runs(paths)
+    site = RunSite(paths, data_root=data_root, prices=load_prices(prices), store_labels=store_sheet)
+    try:
+        server = PageServer(site, port=port or 0)
+    except OSError as error:
+        raise ConfigError(
+            f"--port {port}: cannot be used ({error.strerror}). Leave it out for a free one."
+        ) from error
+    # Warning filters belong to the process, and images are drawn by many threads.
+    with suppress(KeyboardInterrupt), quiet_decoder(), server:
+        screen.result(
+            f"{server.address}\nFor this machine alone, and for whoever has the address. Ctrl-C ends it."
+        )
+        if open_:
+            webbrowser.open(server.address)
+        server.serve_forever()
