@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
 from vlsb.cli.command import TABLES, command
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
@@ -49,9 +48,7 @@ def sample_command(
     What was drawn stays drawn: the same command again changes nothing, a larger --n adds to it.
     """
     require_run(run)
-    judges = [
-        each.file for each in read_manifest(run).judges if not each.is_human and not is_panel(each.settings)
-    ]
+    judges = [each.file for each in read_manifest(run).judges if each.is_asked]
     audit = draw_audit(run, n=n, seed=seed, judges=judges)
     images = len({item.image_path for item in audit.items})
     Screen().answer(

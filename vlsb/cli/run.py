@@ -67,15 +67,13 @@ def judge_command(
     RUN is a run's directory. The engine of a local judge is started once for all of them.
     """
     options = RunOptions.of({"retry": retry, **given})
-    if any(name.startswith(PANEL) for name in options.judge) and calibrate is None:
-        # Reads the runs, which the help page does not wait for either.
-        from vlsb.cli.panel_judge import judge_by_panel
-
-        return judge_by_panel(runs, options)
     # A session brings the HTTP stack, which the help page does not wait for.
-    from vlsb.cli.sessions import calibrate_judge, judge_runs
+    from vlsb.cli.sessions import calibrate_judge, judge_by_panel, judge_runs
 
-    return judge_runs(runs, options) if calibrate is None else calibrate_judge(runs, options, calibrate)
+    if calibrate is not None:
+        return calibrate_judge(runs, options, calibrate)
+    is_panel = any(name.startswith(PANEL) for name in options.judge)
+    return judge_by_panel(runs, options) if is_panel else judge_runs(runs, options)
 
 
 @command()

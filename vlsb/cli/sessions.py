@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from vlsb import strict_json
+from vlsb.analysis.panel import FEWEST, RULE, panel_settings
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
 from vlsb.cli.commands import NO_KEYS
@@ -36,6 +38,7 @@ from vlsb.errors import (
     VlsbError,
     machine_lack,
 )
+from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
 from vlsb.evaluation.leasing import Surroundings
 from vlsb.evaluation.opening import judge_hosted, open_judging, open_target
 from vlsb.evaluation.options import RunOptions
@@ -43,27 +46,27 @@ from vlsb.evaluation.session import Listeners, Plan, Prepared, SessionEnd, prepa
 from vlsb.evaluation.settings import Resolved
 from vlsb.evaluation.target import run_directory
 from vlsb.extras import require_extra
+from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
-from vlsb.records import JUDGED, Outcome
+from vlsb.records import JUDGED, Outcome, Untrusted
 from vlsb.reports.figures import counted
 from vlsb.reports.notes import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.manifest import is_run, no_run
+from vlsb.store.manifest import JudgeEntry, Manifest, is_run, judge_name, no_run, read_manifest, require_run
 from vlsb.store.state import RunState, has_answers, load_state
+from vlsb.store.store import add_judge
 from vlsb.store.summaries import (
     Gaps,
     ended_without_verdict,
     find_gaps,
     guard_counts,
+    stored_judge,
     summarize_run,
     summarize_state,
     unrated,
 )
-
-if TYPE_CHECKING:
-    from vlsb.cli.calibration import Calibration
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -116,8 +119,9 @@ class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
 
     `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
-    endpoint knows its name. Without `has_table` somebody else shows the numbers. With a `calibration` the
-    rest of the run is only judged where the user agrees. Engines that are `hosted` outlive it.
+    endpoint knows its name. Without `has_table` somebody else shows the numbers. With `calibrated` about so
+    many responses are judged first, and the rest only where the user agrees. Engines that are `hosted`
+    outlive it.
     """
 
     options: RunOptions
@@ -126,7 +130,7 @@ class SessionCommand:
     go_on: Sequence[str]
     directory: Path | None
     has_table: bool = True
-    calibration: Calibration | None = None
+    calibrated: int | None = None
     hosted: tuple[ServerRecord, ...] = ()
     spending: Spending = field(default_factory=Spending)
 
@@ -190,12 +194,9 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
     if len(runs) != 1:
         raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
     require_extra("stats", "vlsb judge --calibrate")
-    # numpy, scipy and statsmodels, which no other session needs.
-    from vlsb.cli.calibration import Calibration
-
     command = _judge_command(runs[0], options)
     go_on = [*command.go_on, "--calibrate", str(n)]
-    command = replace(command, go_on=go_on, calibration=Calibration(n))
+    command = replace(command, go_on=go_on, calibrated=n)
     return _in_one_loop([command], Screen(quiet=options.display == "none"))
 
 
@@ -417,20 +418,28 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
                     resolved.turns(), listeners, command.prepare, display.on_progress, command.spending
                 )
 
-            if command.calibration is not None:
-                calibration = command.calibration
-                part = await in_thread(lambda _: calibration.part_of(plan))
+            if (n := command.calibrated) is not None:
+                part = await in_thread(lambda _: calibration_part(plan, n))
                 end = await carry_out_all(replace(resolved, plan=part))
-                if end.reason is not None or not await _goes_on(calibration, part, command, screen):
+                if end.reason is not None or not await _goes_on(part, command, screen):
                     return part, end
             end = await carry_out_all(resolved)
     return plan, end
 
 
-async def _goes_on(calibration: Calibration, part: Plan, command: SessionCommand, screen: Screen) -> bool:
-    """Show what the part says of the judge, and whether to go on: there may be no rest."""
-    screen.result(await in_thread(lambda _: calibration.text(part)))
-    if not (rest := await in_thread(lambda _: calibration.left(part))):
+async def _goes_on(part: Plan, command: SessionCommand, screen: Screen) -> bool:
+    """Show what the part says of the judge, and tell whether to go on: there may be no rest."""
+
+    def read(_: OnProgress) -> tuple[str, int]:
+        # numpy, scipy and statsmodels, which no other session needs.
+        from vlsb.reports.agreement import calibration_report, calibration_text
+
+        report = calibration_report(part.directory, *compared_judges(part), partial(charges, part))
+        return calibration_text(report, width=screen.width, color=screen.has_color), unjudged(part)
+
+    text, rest = await in_thread(read)
+    screen.result(text)
+    if not rest:
         return True
     question = f"Judge the other {counted(rest, 'response')} now?"
     return await agrees(screen, question, yes=command.options.yes)
@@ -510,3 +519,52 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
     yield f"Or: {shlex.join(['vlsb', 'show', run, *filters])}"
+
+
+def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
+    """Add the panel to each run, show its rates, and return the exit code: 4 where labels are missing."""
+    screen = Screen(quiet=options.display == "none")
+    allowed = FailOnError.parse(options.fail_on_error)
+    for run in runs:
+        require_run(run)
+    files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
+    states = [load_state(run) for run in runs]
+    rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
+    screen.result(render(rows, width=screen.width, color=screen.has_color))
+    for run, state, file in zip(runs, states, files, strict=True):
+        outcomes = [state.outcome(key, file) for key in state.responses]
+        missing = sum(outcome not in JUDGED for outcome in outcomes)
+        if allowed.is_exceeded(missing, selected=len(outcomes)):
+            undecided = outcomes.count(Outcome.JUDGE_UNDECIDED)
+            raise GapsError(
+                f"{run}: {missing} of {len(outcomes)} responses have no label of the panel: {undecided} "
+                f"undecided, {missing - undecided} wait for a member that has not judged them."
+            )
+    return 0
+
+
+def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
+    """Make the entry of the panel that `--judge` names. Raises ConfigError for unfit members."""
+    if len(judges) > 1:
+        raise ConfigError(
+            f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
+        )
+    names = [name for name in judges[0].removeprefix(PANEL).split(",") if name]
+    named = {each.file: each for name in names if (each := stored_judge(manifest, name)) is not None}
+    if len(named) < FEWEST or len(named) < len(names):
+        raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
+    for member in named.values():
+        if not member.is_asked:
+            raise ConfigError(f"--judge {judges[0]}: people and panels cannot be members of a panel.")
+    members = {judge_name(file): each.settings for file, each in named.items()}
+    settings = panel_settings(members)
+    deviation = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
+    return JudgeEntry(
+        name=Untrusted("panel"),
+        file=f"panel-{Untrusted(strict_json.dumps(settings)).sha256()[:8]}.jsonl",
+        simulated=any(each.simulated for each in named.values()),
+        is_added=True,
+        settings=settings,
+        decision=None,
+        deviations=[Untrusted(deviation)],
+    )

@@ -5,8 +5,11 @@ A judge is called by its verdict file, which tells apart those that share a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from vlsb.analysis.agreement import (
@@ -15,8 +18,9 @@ from vlsb.analysis.agreement import (
     Estimate,
     Pair,
     RefusalAgreement,
+    compare_two,
 )
-from vlsb.analysis.correction import ExpectedChange
+from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
 from vlsb.analysis.forecast import TotalForecast
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
@@ -24,6 +28,11 @@ from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, dollars, interval_text
 from vlsb.reports.report import Records, Report, Table, Words
 from vlsb.reports.writers.terminal import tables_text
+from vlsb.store.audit import AuditSample, read_audit
+from vlsb.store.comparisons import judged_run
+from vlsb.store.costs import Charge, RestCost, rest_cost
+from vlsb.store.manifest import judge_name
+from vlsb.store.state import RunState, calibration_file, load_state
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -324,6 +333,65 @@ def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
 _DRAWN = "Drawn by label and category, whole images; each response counts for those that it stands for."
 _TOO_FEW = "Too few images have both labels to say how the rates will move."
 _CHANGES = "The interval does not count on the part's strata, so it is wider than needed."
+
+
+def calibration_report(
+    directory: Path, old: str, new: str, charges: Callable[[RunState], Mapping[str, Charge]]
+) -> CalibrationReport:
+    """Hold two judges of a run, by their files, against each other on the part drawn for the new one."""
+    state, audit = load_state(directory), read_audit(directory, calibration_file(new))
+    assert audit is not None
+    keys = [item.key for item, _ in audit.current(state)]
+    run = judged_run(directory, state, calibrated=new)
+    pair = compare_two(judge_name(old), judge_name(new), [run])
+    rates: Mapping[RateName, ExpectedChange] = {}
+    if pair is not None and pair.agreement.images >= LEAST_IMAGES:
+        images = {row.sample_id: row.image_path for row in state.manifest.samples}
+        weights, samples = audit.weights, []
+        for key in state.responses:
+            if (before := state.label(key, old)) is not None:
+                label = state.label(key, new) if key in weights else None
+                labels = () if label is None else (label,)
+                samples.append(AuditedSample(images[key.sample_id], before, labels, weights.get(key, 1.0)))
+        rates = expected_changes(samples, judged_part_only=state.pending(old) > 0)
+    return CalibrationReport(
+        old=judge_name(old),
+        new=judge_name(new),
+        simulated=run.simulated,
+        drawn=len(keys),
+        of=sum(each.responses for each in audit.frame),
+        outcomes={
+            judge_name(file): dict(Counter(state.outcome(key, file) for key in keys)) for file in (old, new)
+        },
+        pair=pair,
+        rates=rates,
+        money=[_judge_money(state, audit, *each) for each in charges(state).items()],
+    )
+
+
+def _judge_money(state: RunState, audit: AuditSample, file: str, charge: Charge) -> JudgeMoney:
+    price, most_tokens = charge.price, charge.most_tokens
+    rows, left = state.rows(file), state.pending(file)
+    drawn = [(rows.verdicts[key].usage, each) for key, each in audit.weights.items() if key in rows.verdicts]
+    usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
+    with_tokens = [(each, weight) for each, weight in drawn if each.input_tokens is not None]
+    of = [weight for _, weight in with_tokens]
+    sent = [each.input_tokens or 0 for each, _ in with_tokens]
+    came = [each.output_tokens or 0 for each, _ in with_tokens]
+    rest = RestCost(None, None)
+    if price is not None:
+        rest = rest_cost(price, usages, left, most_tokens=most_tokens, weights=weights)
+    return JudgeMoney(
+        judge=judge_name(file),
+        requests=rows.totals.requests,
+        tokens=(rows.totals.input_tokens, rows.totals.output_tokens),
+        usd=None if price is None else price.usd(rows.totals.usage),
+        left=left,
+        left_tokens=(left * fmean(sent, of), left * fmean(came, of)) if sent else None,
+        rest=rest.now,
+        as_batch=rest.as_batch,
+        is_free=charge.is_free,
+    )
 
 
 class JudgeMoney(NamedTuple):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vlsb import strict_json
 from vlsb.analysis.audit import ResponseFacts, Stratum, draw, stratify
 from vlsb.analysis.correction import DrawnPart
-from vlsb.analysis.panel import is_panel, members_of
+from vlsb.analysis.panel import members_of
 from vlsb.analysis.rates import DrawnResponse
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import replace_file
@@ -328,7 +328,7 @@ def _frame(audit: AuditSample, state: RunState) -> set[Key]:
 def _reference(directory: Path, state: RunState, entry: JudgeEntry) -> JudgeEntry | None:
     """Return the first judge of the run that labelled everything, beside this one."""
     for each in state.manifest.judges:
-        is_other = each.file != entry.file and not each.is_human and not is_panel(each.settings)
+        is_other = each.file != entry.file and each.is_asked
         has_labels = any(state.label(key, each.file) for key in state.responses)
         if is_other and has_labels and not draws_of(directory, state, each):
             return each

@@ -58,6 +58,14 @@ class Measured(NamedTuple):
     latency_s: float
 
 
+class Charge(NamedTuple):
+    """What a judge is charged by, and how many tokens an answer has at most. `is_free`: nobody charges."""
+
+    price: Price | None
+    is_free: bool
+    most_tokens: int
+
+
 class RestCost(NamedTuple):
     """What the rest costs as it is sent one by one, and as a batch; None where nobody knows."""
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from vlsb import strict_json
+from vlsb.analysis.panel import is_panel
 from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.dialect import USUAL_TAG, parse_dialect
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
@@ -102,6 +103,11 @@ class JudgeEntry:
     def is_human(self) -> bool:
         """Whether it is a person, who labels a part of the responses."""
         return self.settings.get("kind") == "human"
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is asked itself: a person labels a part, and a panel follows from its members."""
+        return not self.is_human and not is_panel(self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
