@@ -34,7 +34,6 @@ from vlsb.sweep.sizing import Sizing
 
 SAMPLES = 12
 VERDICT = json.dumps({"label": 3, "label_str": "Unsafe", "explanation": "It saw nothing."})
-PROTOCOLS = {"paper": {}, "warm": {"temperature": 0.7}}
 
 
 @pytest.fixture
@@ -47,33 +46,6 @@ def local(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[L
     desk = LocalDesk(vlsb, tmp_path, minimal_env)
     yield desk
     desk.gone()
-
-
-def test_every_cell_is_a_run_that_is_what_vlsb_run_makes(
-    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
-) -> None:
-    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"], protocols=PROTOCOLS, epochs=[1, 2])
-    words = ["run", "--model", "m1", "--base-url", target.base_url, "--api-key-env", "CANARY_KEY"]
-    words += [
-        "--judge",
-        "judge-model",
-        "--judge-base-url",
-        target.base_url,
-        "--judge-api-key-env",
-        "CANARY_KEY",
-    ]
-    words += ["--data-root", str(data), "--temperature", "0.7", "--epochs", "2", "--name", "m1--warm--2x"]
-
-    swept = vlsb("sweep", plan)
-    alone = vlsb(*words, "--output-dir", str(tmp_path / "alone"))
-
-    assert (swept.code, alone.code) == (0, 0), swept.err
-    found = tables(vlsb, tmp_path / "sweep")
-    assert sorted(found) == sorted(
-        f"m{n}--{protocol}--{epochs}x" for n in (1, 2) for protocol in PROTOCOLS for epochs in (1, 2)
-    )
-    assert found["m1--warm--2x"] == tables(vlsb, tmp_path / "alone")["m1--warm--2x"]
-    assert all(f"{name}: done after" in swept.err for name in found)
 
 
 def test_a_sweep_again_touches_no_finished_cell_and_runs_a_row_added_later(
@@ -281,40 +253,6 @@ def test_a_finished_checkpoint_is_done_until_its_weights_or_its_engines_options_
     assert len(events(local.record, "start")) == 2
 
 
-def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(
-    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
-) -> None:
-    """SIGKILL to the sweep's own process: its cells end with it, and the next goes on."""
-    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2", "m3"])
-    for least in (10, 30):
-        process = vlsb.start("sweep", plan)
-        wait_until(lambda least=least: len(target.completions) >= least, what="requests")
-        process.kill()
-        wait_until(lambda: not _children_of(tmp_path), what="no command of the sweep is left")
-    in_flight_at_most = 2 * 2 * SAMPLES
-
-    last = vlsb("sweep", plan)
-
-    assert last.code == 0, last.err
-    assert all(each["judged"] == SAMPLES for each in tables(vlsb, tmp_path / "sweep").values())
-    straight = 3 * (2 * SAMPLES + 2)
-    assert len(target.completions) <= straight + in_flight_at_most
-
-
-def _children_of(folder: Path) -> list[int]:
-    """The processes that write below a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder / "sweep").encode() in words:
-                found.append(int(entry.name))
-    return found
-
-
 def test_a_cell_whose_command_is_killed_is_started_again_and_goes_on(
     vlsb: Vlsb, tmp_path: Path, data: Path
 ) -> None:
@@ -333,22 +271,6 @@ def test_a_cell_whose_command_is_killed_is_started_again_and_goes_on(
     assert ended.code == 0, ended.err
     assert "m1: killed by signal 9; it is started again" in ended.err
     assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == SAMPLES
-
-
-def test_ctrl_c_ends_the_cells_in_order_and_says_how_to_go_on(
-    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
-) -> None:
-    plan = write_plan(tmp_path, target, data=data)
-    process = vlsb.start("sweep", plan)
-    wait_until(lambda: len(target.completions) >= 5, what="requests")
-
-    process.signal(signal.SIGINT)
-    ended = process.wait()
-
-    assert ended.code == 130
-    assert ended.resume_command == ["vlsb", "sweep", str(plan)]
-    assert not _children_of(tmp_path)
-    assert vlsb.resume(ended).code == 0
 
 
 def test_a_second_ctrl_c_drops_what_the_cells_have_in_flight(vlsb: Vlsb, tmp_path: Path, data: Path) -> None:
@@ -709,7 +631,7 @@ def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
     local: LocalDesk, tmp_path: Path
 ) -> None:
     """Without a GPU, the CPU is the one place that engines take turns in."""
-    for step in (1, 2, 3):
+    for step in (1, 2):
         checkpoint(tmp_path / "ckpt" / f"step-{step}")
     judge = str(checkpoint(tmp_path / "judge"))
     plan = write_plan(
@@ -724,9 +646,9 @@ def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
     ended = local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
 
     assert ended.code == 0, ended.err
-    assert len(events(local.record, "start")) == 4
+    assert len(events(local.record, "start")) == 3
     found = tables(local.vlsb, tmp_path / "sweep")
-    assert [found[name]["judged"] for name in ("step-1", "step-2", "step-3")] == [8, 8, 8]
+    assert [found[name]["judged"] for name in ("step-1", "step-2")] == [8, 8]
 
 
 def test_a_model_too_large_for_one_gpu_is_shared_by_two_and_stays_so(

@@ -1,4 +1,4 @@
-"""Sweeps on this machine that take long: cells that share an account, starts in turn, watching."""
+"""Sweeps on this machine that take long: many cells, kills, accounts that are shared, turns, watching."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.limiters import TokenBucket
-from tests.support.sweeps import tables, write_plan
+from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
+
+SAMPLES = 12
+PROTOCOLS = {"paper": {}, "warm": {"temperature": 0.7}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
 
 
 @pytest.fixture
@@ -29,6 +38,69 @@ def local(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[L
     desk = LocalDesk(vlsb, tmp_path, minimal_env)
     yield desk
     desk.gone()
+
+
+def test_every_cell_is_a_run_that_is_what_vlsb_run_makes(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"], protocols=PROTOCOLS, epochs=[1, 2])
+    words = ["run", "--model", "m1", "--base-url", target.base_url, "--api-key-env", "CANARY_KEY"]
+    words += [
+        "--judge",
+        "judge-model",
+        "--judge-base-url",
+        target.base_url,
+        "--judge-api-key-env",
+        "CANARY_KEY",
+    ]
+    words += ["--data-root", str(data), "--temperature", "0.7", "--epochs", "2", "--name", "m1--warm--2x"]
+
+    swept = vlsb("sweep", plan)
+    alone = vlsb(*words, "--output-dir", str(tmp_path / "alone"))
+
+    assert (swept.code, alone.code) == (0, 0), swept.err
+    found = tables(vlsb, tmp_path / "sweep")
+    assert sorted(found) == sorted(
+        f"m{n}--{protocol}--{epochs}x" for n in (1, 2) for protocol in PROTOCOLS for epochs in (1, 2)
+    )
+    assert found["m1--warm--2x"] == tables(vlsb, tmp_path / "alone")["m1--warm--2x"]
+    assert all(f"{name}: done after" in swept.err for name in found)
+
+
+def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    """SIGKILL to the sweep's own process: its cells end with it, and the next goes on."""
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2", "m3"])
+    for least in (10, 30):
+        process = vlsb.start("sweep", plan)
+        wait_until(lambda least=least: len(target.completions) >= least, what="requests")
+        process.kill()
+        wait_until(lambda: not processes_of(tmp_path), what="no command of the sweep is left")
+    in_flight_at_most = 2 * 2 * SAMPLES
+
+    last = vlsb("sweep", plan)
+
+    assert last.code == 0, last.err
+    assert all(each["judged"] == SAMPLES for each in tables(vlsb, tmp_path / "sweep").values())
+    straight = 3 * (2 * SAMPLES + 2)
+    assert len(target.completions) <= straight + in_flight_at_most
+
+
+def test_ctrl_c_ends_the_cells_in_order_and_says_how_to_go_on(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    plan = write_plan(tmp_path, target, data=data)
+    process = vlsb.start("sweep", plan)
+    wait_until(lambda: len(target.completions) >= 5, what="requests")
+
+    process.signal(signal.SIGINT)
+    ended = process.wait()
+
+    assert ended.code == 130
+    assert ended.resume_command == ["vlsb", "sweep", str(plan)]
+    assert not processes_of(tmp_path)
+    assert vlsb.resume(ended).code == 0
 
 
 @pytest.mark.parametrize(("known_by", "most_refused"), [("plan", 4), ("headers", 10), ("refusals", 120)])
