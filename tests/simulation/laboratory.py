@@ -11,12 +11,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.simulation.history import History, Plan, draw_plan, set_environment, write_data
 
 A_PIECE = 50
+# Something of each session that was killed stays in memory: then a new process goes on.
+PIECES_A_PROCESS = 40
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Laboratory:
         set_environment()
         self._directory = directory
         self._data = write_data(directory)
-        # The first history imports what the program imports late, and fills its caches.
-        self.carry_out(0, draw_plan(0))
+        # The first histories import what the program imports late, and fill its caches.
+        plan = draw_plan(0)
+        self.carry_out(0, plan)
+        self.carry_out(0, replace(plan, batches=()))
         gc.collect()
         gc.freeze()
 
@@ -67,6 +71,8 @@ _laboratory: Laboratory
 
 def _open(directory: str) -> None:
     global _laboratory
+    # What a dead session says at the end of the process is as little news as before.
+    sys.unraisablehook = lambda _: None
     _laboratory = Laboratory(Path(tempfile.mkdtemp(dir=directory)))
 
 
@@ -109,7 +115,9 @@ def explore(first: int, count: int | None, *, until: float, processes: int, stop
     waiting: set[Future[Explored]] = set()
     with tempfile.TemporaryDirectory(dir=memory()) as directory:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
+        with ProcessPoolExecutor(
+            processes, context, _open, (directory,), max_tasks_per_child=PIECES_A_PROCESS
+        ) as pool:
             for piece in _pieces(first, count, until):
                 if stops and total.problems:
                     break

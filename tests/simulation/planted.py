@@ -106,6 +106,19 @@ PLANTED = {
         "        for name in judges[1:]:\n",
         "        for name in judges[2:]:\n",
     ),
+    "lost creation": Planted(
+        "a batch whose creation was not answered is taken for one that was not made, and made again",
+        "evaluation/batch.py",
+        "            if batch.file_id is not None and not failed.is_refused:\n"
+        "                return await self._find(lane, batch)\n",
+        "",
+    ),
+    "early results": Planted(
+        "the results of a batch count although they are fewer than it says that it answered",
+        "evaluation/batch.py",
+        "            status = state.status if has_all and results.answered >= state.answered else \"\"\n",
+        "            status = state.status\n",
+    ),
     "twice the rate": Planted(
         "the user's own limit of requests a minute is taken for one of half a minute",
         "evaluation/clients.py",

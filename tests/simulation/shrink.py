@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 from tests.simulation.history import Plan, SessionPlan
+from vlsb.simulator import BatchPlan
 
 MOST_TRIES = 300
 
@@ -34,18 +35,26 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
         for less in sorted({1, value // 2, value - 1}):
             if 1 <= less < value:
                 yield replace(plan, **{name: less})
+    for number, batch in enumerate(plan.batches or ()):
+        if batch != BatchPlan():
+            batches = [*(plan.batches or ())]
+            batches[number] = BatchPlan()
+            yield replace(plan, batches=batches)
+    if plan.batches and plan.batches[-1] == BatchPlan():
+        yield replace(plan, batches=plan.batches[:-1])
     for number, session in enumerate(plan.sessions[:-1]):
         for simpler in _simpler_session(session):
             yield replace(plan, sessions=[*plan.sessions[:number], simpler, *plan.sessions[number + 1 :]])
 
 
 def _simpler_session(session: SessionPlan) -> Iterator[SessionPlan]:
-    for request in session.faults:
-        kept = {number: name for number, name in session.faults.items() if number != request}
-        yield replace(session, faults=kept)
+    for name in ("faults", "call_faults"):
+        faults = getattr(session, name)
+        for number in faults:
+            yield replace(session, **{name: {key: faults[key] for key in faults if key != number}})
     plain = SessionPlan()
     for each in fields(SessionPlan):
-        if each.name not in ("faults", "at_step") and getattr(session, each.name) != getattr(
+        if each.name not in ("faults", "call_faults", "at_step") and getattr(session, each.name) != getattr(
             plain, each.name
         ):
             yield replace(session, **{each.name: getattr(plain, each.name)})

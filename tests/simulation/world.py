@@ -145,6 +145,7 @@ class World:
         try:
             return self.loop.run_until_complete(main)
         finally:
+            self.loop.set_exception_handler(lambda *_: None)
             asyncio.set_event_loop(None)
 
     def _token(self, length: int = 16) -> str:
