@@ -133,7 +133,8 @@ def find(defect: Planted, seeds: int) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         shutil.copytree(ROOT / "vlsb", home / "vlsb", ignore=shutil.ignore_patterns("__pycache__"))
-        (home / "tests").symlink_to(ROOT / "tests")
+        for name in ("tests", "servers"):
+            (home / name).symlink_to(ROOT / name)
         defect.plant(home / "vlsb")
         words = [sys.executable, "-m", "tests.simulation", str(seeds), "--stop"]
         ended = subprocess.run(
