@@ -249,7 +249,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
             "engines.readiness",
             "engines.supervisor",
             "models.providers",
-            "sweep.ray_jobs",
+            "sweep.on_ray",
         )
     }
 

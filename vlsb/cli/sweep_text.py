@@ -23,8 +23,15 @@ from vlsb.sweep.cells import Cell, SweepWork, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots
-from vlsb.sweep.money import Budget
-from vlsb.sweep.outlook import ASSUMED, ExpectedCost, Outlook, SweepForecast, forecast_sweep, missing_bytes
+from vlsb.sweep.money import (
+    ASSUMED,
+    Budget,
+    ExpectedCost,
+    Outlook,
+    SweepForecast,
+    forecast_sweep,
+    missing_bytes,
+)
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.start import SweepWishes, models_now, unsized
 from vlsb.wording import first_of

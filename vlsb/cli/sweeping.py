@@ -26,8 +26,8 @@ from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.cells import Counts, LineCounter, SweepWork, matrix
+from vlsb.sweep.on_ray import Job, run_job
 from vlsb.sweep.plan import load_plan
-from vlsb.sweep.ray_jobs import Job, run_job
 from vlsb.sweep.sizing import Sizing
 from vlsb.sweep.start import Runner, SweepWishes, models_now, open_sweep, prepare
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from vlsb.records import Untrusted
 from vlsb.store.journal import require_own_files
 from vlsb.store.manifest import is_run, near_name, read_head, selected_count
 from vlsb.store.state import RESPONSES
-from vlsb.wording import first_of
+from vlsb.wording import first_of, natural_key
 
 _PIECE = 1 << 20
 _MOST_FOLDERS = 4
 """So many folders may lie in each other before a run: a sweep's runs are below its own."""
 _MOST_NAMED = 3
 _WHAT_A_RUN_IS = "A run is a directory with a run.json."
-_NUMBERS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +41,12 @@ class ListedRun:
     problem: str = ""
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Return a key by which `step-200` comes before `step-1000`."""
-    return [(int(each), "") if each.isdigit() else (-1, each) for each in _NUMBERS.split(text.casefold())]
-
-
 SORTS: dict[str, Callable[[ListedRun], object]] = {
-    "name": lambda run: (_natural(run.path.name), _natural(str(run.path))),
+    "name": lambda run: (natural_key(run.path.name), natural_key(str(run.path))),
     "target": lambda run: (
         run.target is None,
         Untrusted("") if run.target is None else run.target,
-        _natural(run.path.name),
+        natural_key(run.path.name),
     ),
     "created": lambda run: run.created_at,
     "changed": lambda run: run.changed_at,

@@ -249,7 +249,12 @@ class Board:
         groups: dict[tuple[object, ...], list[BoardEntry]] = {}
         for entry in self.entries:
             if entry.lacks or entry.status is not Status.DONE:
-                why = _without_names(failure(entry), entry.work) if entry.status is Status.FAILED else ""
+                why = failure(entry) if entry.status is Status.FAILED else ""
+                work = entry.work
+                names = {work.name, *(run.name for run in work.runs), str(work.options.model)}
+                for name in sorted(names, key=len, reverse=True):
+                    why = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "*", why)
+                why = re.sub(r"\d+", "#", why)
                 key = (entry.status, bool(entry.lacks), entry.error is None, why)
                 groups.setdefault(key, []).append(entry)
         return list(groups.values())
@@ -263,10 +268,3 @@ class Board:
     def _set(self, entry: BoardEntry, status: Status) -> None:
         entry.status = status
         self.changed(entry)
-
-
-def _without_names(why: str, work: SweepWork) -> str:
-    names = {work.name, *(run.name for run in work.runs), str(work.options.model)}
-    for name in sorted(names, key=len, reverse=True):
-        why = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "*", why)
-    return re.sub(r"\d+", "#", why)

@@ -89,24 +89,20 @@ async def carry_out(task: NodeTask) -> int:
 
     What is wrong with the address that runs are synced with is in the task's log.
     """
+    mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]
     try:
-        return await _synced(task)
+        for mirror in mirrors:
+            await asyncio.to_thread(mirror.pull)
+        until = time.monotonic() + _LOCK_PATIENCE_S
+        while (code := await _run_once(task, mirrors)) == RunLockedError.exit_code:
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return code
     except VlsbError as error:
         with open_log(Path(task.log)) as log:
             log.write(f"Error: {error.message}\n".encode())
         return error.exit_code
-
-
-async def _synced(task: NodeTask) -> int:
-    mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]
-    for mirror in mirrors:
-        await asyncio.to_thread(mirror.pull)
-    until = asyncio.get_running_loop().time() + _LOCK_PATIENCE_S
-    while True:
-        code = await _run_once(task, mirrors)
-        if code != RunLockedError.exit_code or asyncio.get_running_loop().time() > until:
-            return code
-        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def _run_once(task: NodeTask, mirrors: Sequence[Mirror]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, product
@@ -126,13 +127,23 @@ class SweepWork:
 
         def find() -> EndedRun | None:
             state = rows or load_state(run)
-            files = _files_named(state, self.judges) if is_tried else self._compared(run, state, ended)
+            if is_tried:
+                # By their names; of several the last.
+                named = [entries_named(state.manifest, title) for title in self.judges]
+                files = [each[-1].file for each in named] if all(named) else None
+            else:
+                files = self._compared(run, state, ended)
             # A plan may ask for more samples or epochs by now than the run was started with.
             is_other = state.manifest.selection != selection_of(self.options).describe()
             is_smaller = is_other or state.manifest.epochs < self.options.epochs
             if files is None or (self.is_cell and is_smaller):
                 return None
-            if not _are_ended(state, files, is_cell=self.is_cell):
+            # Whether a resume would ask for a response, or for a label of these judges. For a judge alone,
+            # responses that are not there do not count.
+            keys = list(state.asked_for())
+            if self.is_cell and any(state.is_left(key, None) for key in keys):
+                return None
+            if any(state.is_left(key, file) for key in keys if key in state.responses for file in files):
                 return None
             return EndedRun(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
 
@@ -226,7 +237,13 @@ def matrix(
                 cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging)
                 place = CellOrigin(number, model, protocol, epochs)
                 if (other := taken.setdefault(cell.directory, place)) != place:
-                    raise _same_place(plan, cell.directory, place, other)
+                    first, advice = plan.models[other.entry], "Give one of the two a name."
+                    if first is entry:
+                        advice = "List them one by one, each with a name."
+                    raise ConfigError(
+                        f"{_entry_words(entry, place)} would write to {cell.directory}, as "
+                        f"{_entry_words(first, other)} of line {first.line} does. {advice}"
+                    )
             except ConfigError as error:
                 refusal = ConfigError(f"{plan.at(entry.line)}: {error.message}")
                 if leave_out is None:
@@ -236,15 +253,6 @@ def matrix(
             cells.append(cell)
     runs = tuple(cell.directory for cell in cells)
     return Matrix(tuple(cells), tuple(_judging(plan, sizing, choice, runs) for choice in after))
-
-
-def _same_place(plan: SweepPlan, directory: Path, place: CellOrigin, other: CellOrigin) -> ConfigError:
-    one, two = plan.models[place.entry], plan.models[other.entry]
-    advice = "List them one by one, each with a name." if one is two else "Give one of the two a name."
-    return ConfigError(
-        f"{_entry_words(one, place)} would write to {directory}, as {_entry_words(two, other)} of line "
-        f"{two.line} does. {advice}"
-    )
 
 
 def _entry_words(entry: ModelEntry, place: CellOrigin) -> str:
@@ -266,9 +274,15 @@ class _Beside:
     def of(cls, choices: Sequence[JudgeChoice]) -> _Beside:
         if not choices:
             return cls({})
-        merged = _merged(choices)
-        judges = resolve_judges(RunOptions(**merged))
-        return cls(merged, tuple(judges.profiles), _accounts(judges))
+        options = _frame(choices[0])[0] | {"judge": tuple(choice.judge for choice in choices)}
+        for name in OF_EACH_JUDGE[1:]:
+            values = [choice.options[name] for choice in choices if name in choice.options]
+            if values:
+                # One value stands for all of them.
+                alike = all(value == values[0] for value in values)
+                options[name] = values[0] if alike else tuple(each for value in values for each in value)
+        judges = resolve_judges(RunOptions(**options))
+        return cls(options, tuple(judges.profiles), _accounts(judges))
 
 
 def _accounts(judges: Judges) -> tuple[RateAccount | None, ...]:
@@ -282,14 +296,14 @@ def _accounts(judges: Judges) -> tuple[RateAccount | None, ...]:
 class Watch:
     """The matrix of a plan whenever its patterns match other folders than before; None while they do not.
 
-    `found` is what they match now. `say` hears, once, of what is waited for, and of a cell that cannot be: it
-    is left out, and `refused` has why.
+    `matches` has what they match now. `say` hears, once, of what is waited for, and of a cell that cannot
+    be: it is left out, and `refused` has why.
     """
 
     plan: SweepPlan
     sizing: Sizing
     say: Callable[[str], None]
-    found: list[EntryModels] = field(default_factory=list)
+    matches: list[EntryModels] = field(default_factory=list)
     refused: list[ConfigError] = field(default_factory=list)
     _places: dict[Path, CellOrigin] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
@@ -306,24 +320,25 @@ class Watch:
         self._look()
         if self._models == before:
             return None
-        return matrix(self.plan, self.sizing, self._models, places=self._places, leave_out=self._leave_out)
+
+        def leave_out(error: ConfigError) -> None:
+            if self._say_once(error.message, f"Error: {error.message} It is left out."):
+                self.refused.append(error)
+
+        return matrix(self.plan, self.sizing, self._models, places=self._places, leave_out=leave_out)
 
     @property
     def _models(self) -> list[list[str]]:
-        return [each.models for each in self.found]
+        return [each.models for each in self.matches]
 
     def _look(self) -> None:
-        self.found = find_models(self.plan, self._whole)
-        for line in unmatched(self.plan, self.found):
+        self.matches = find_models(self.plan, self._whole)
+        for line in unmatched(self.plan, self.matches):
             self._say_once(line, f"{line} Waiting for it.")
-        for folder, why in chain.from_iterable(each.unready.items() for each in self.found):
+        for folder, why in chain.from_iterable(each.unready.items() for each in self.matches):
             self._say_once(
                 folder, f"{folder} is not a whole checkpoint yet ({why.rstrip('.')}). Waiting for it."
             )
-
-    def _leave_out(self, error: ConfigError) -> None:
-        if self._say_once(error.message, f"Error: {error.message} It is left out."):
-            self.refused.append(error)
 
     def _say_once(self, what: str, line: str) -> bool:
         is_new = what not in self._said
@@ -448,18 +463,6 @@ def _frame(choice: JudgeChoice) -> tuple[dict[str, Any], set[str]]:
     return shared, choice.options.keys() - shared.keys()
 
 
-def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
-    """Merge the options of several judges as one command takes them."""
-    options = _frame(choices[0])[0] | {"judge": tuple(choice.judge for choice in choices)}
-    for name in OF_EACH_JUDGE[1:]:
-        values = [choice.options[name] for choice in choices if name in choice.options]
-        if values:
-            # One value stands for all of them.
-            alike = all(value == values[0] for value in values)
-            options[name] = values[0] if alike else tuple(each for value in values for each in value)
-    return options
-
-
 def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> SweepWork:
     options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
     judges = resolve_judges(options)
@@ -481,23 +484,6 @@ def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[P
         weights=tuple(local.values()),
         is_cell=False,
     )
-
-
-def _files_named(state: RunState, judges: Sequence[str]) -> list[str] | None:
-    """Return the last file of each judge in a run by its name; None where one has none."""
-    named = [entries_named(state.manifest, title) for title in judges]
-    return [each[-1].file for each in named] if all(named) else None
-
-
-def _are_ended(state: RunState, files: Sequence[str], *, is_cell: bool) -> bool:
-    """Say whether a resume would ask for no response of a run and for no label of these judges.
-
-    For a judge alone, responses that are not there do not count.
-    """
-    keys = list(state.asked_for())
-    if is_cell and any(state.is_left(key, None) for key in keys):
-        return False
-    return not any(state.is_left(key, file) for key in keys if key in state.responses for file in files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,35 +508,26 @@ class LineCounter:
         """Count how far it is; None before its run exists."""
         done = total = 0
         for run in work.runs:
-            if (selected := self._selected_in(run)) is None:
-                continue
+            if run not in self._selected:
+                try:
+                    manifest = read_manifest(run)
+                except (StoreError, ConfigError):
+                    continue
+                self._selected[run] = len(manifest.samples) * manifest.epochs
+            selected = self._selected[run]
             files = [run / RESPONSES] if work.is_cell else []
             stored = sorted(
                 each for folder in (VERDICTS, FINDINGS) for each in (run / folder).glob("*.jsonl")
             )
             # A judge's own file is known by its name's beginning only to people.
             files += stored[: len(work.judges)] if work.is_cell else stored[-len(work.judges) :]
-            done += sum(min(selected, self._lines(file)) for file in files)
+            for file in files:
+                at, lines = self._seen.get(file, (0, 0))
+                with suppress(OSError), file.open("rb") as stream:
+                    stream.seek(at)
+                    while piece := stream.read(_PIECE):
+                        at, lines = at + len(piece), lines + piece.count(b"\n")
+                self._seen[file] = at, lines
+                done += min(selected, lines)
             total += selected * (len(work.judges) + work.is_cell)
         return Counts(done, total) if total else None
-
-    def _selected_in(self, run: Path) -> int | None:
-        if run not in self._selected:
-            try:
-                manifest = read_manifest(run)
-            except (StoreError, ConfigError):
-                return None
-            self._selected[run] = len(manifest.samples) * manifest.epochs
-        return self._selected[run]
-
-    def _lines(self, file: Path) -> int:
-        at, lines = self._seen.get(file, (0, 0))
-        try:
-            with file.open("rb") as stream:
-                stream.seek(at)
-                while piece := stream.read(_PIECE):
-                    at, lines = at + len(piece), lines + piece.count(b"\n")
-        except OSError:
-            return lines
-        self._seen[file] = at, lines
-        return lines

@@ -112,13 +112,11 @@ class EndedRuns:
             with suppress(OSError):
                 for line in () if self.file is None else self.file.read_bytes().splitlines():
                     with suppress(msgspec.MsgspecError):
-                        known = msgspec.json.decode(line, type=_Line)
-                        self._known[known.key] = known
+                        stored = msgspec.json.decode(line, type=_Line)
+                        self._known[stored.key] = stored
         asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
-        return _digest([__version__, *asked, *self._named_files(options), *_files(run)])
-
-    def _named_files(self, options: RunOptions) -> Iterator[str]:
-        """Yield a digest of each file or folder that options name, looked at once."""
+        # A digest of each file or folder that options name, looked at once.
+        named = []
         for word in (*options.as_words(), *options.engine_options):
             # An engine's option may be NAME=PATH.
             place = word.rpartition("=")[2]
@@ -126,7 +124,11 @@ class EndedRuns:
             if "/" in place and "://" not in place and place != str(options.output_dir):
                 if place not in self._named:
                     self._named[place] = _digest(list(_stamps(place)))
-                yield self._named[place]
+                named.append(self._named[place])
+        files = [_Stamp(run.name, 0, 0, 0)]
+        for folder in (run, run / VERDICTS, run / FINDINGS):
+            files += _files_in(folder, (".json", ".jsonl"))
+        return _digest([__version__, *asked, *named, *files])
 
     def _keep(self, line: _Line) -> None:
         self._known[line.key] = line
@@ -148,13 +150,6 @@ def _stamps(place: str) -> Iterator[_Stamp]:
             return
         for folder in (path, path / IMAGES_FOLDER):
             yield from _files_in(folder)
-
-
-def _files(run: Path) -> Iterator[_Stamp]:
-    """Stamp the files of a run's rows, on which its answer depends."""
-    yield _Stamp(run.name, 0, 0, 0)
-    for folder in (run, run / VERDICTS, run / FINDINGS):
-        yield from _files_in(folder, (".json", ".jsonl"))
 
 
 def _files_in(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[_Stamp]:

@@ -209,7 +209,11 @@ class SweepHere:
                 wait_s = self.watch_every_s if self.replan is not None else None
                 await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for ended in [task for task in ends if task.done()]:
-                    await self._end(ends.pop(ended), ended.result())
+                    entry, code = ends.pop(ended), ended.result()
+                    self._children.pop(entry, None)
+                    self.slots.give_back(entry)
+                    is_short = await asyncio.to_thread(self.budget.end, entry, code)
+                    await self.board.end(entry, code, retries=self.retries, is_short=is_short)
                 if self.replan is None or stop.asked.is_set():
                     continue
                 if (matrix := await asyncio.to_thread(self.replan)) is not None:
@@ -226,9 +230,24 @@ class SweepHere:
     def _start_all(self, ends: dict[asyncio.Task[int], BoardEntry]) -> None:
         # More checkpoints may come while those that are there run.
         places = 1 if self.replan is None else self.slots.size
-        for entry, share_usd in self.budget.to_start(self.board, self._take, places=places):
+
+        def take(entry: BoardEntry) -> bool:
+            """Say whether it can be started now, with slots that are its own from then on."""
+            if (needed := self.slots.needed(entry.work)) > self.slots.size:
+                free = len(self.slots.gpus)
+                self.board.fail(entry, ConfigError(f"needs {needed} GPUs, and {free} are free here"))
+                return False
+            return self.slots.take(entry)
+
+        for entry, share_usd in self.budget.to_start(self.board, take, places=places):
             taken, log = self.slots.taken(entry), self.logs / entry.work.log_name
-            options = replace(self._options(entry), max_cost=share_usd)
+            # Its part of the rate limits that others use, too.
+            ended = (Status.DONE, Status.FAILED)
+            unfinished = [each.work for each in self.board.entries if each.status not in ended]
+            options = self.slots.limits.shared_out(
+                entry.work, unfinished, self.slots.size, may_grow=self.replan is not None
+            )
+            options = replace(options, max_cost=share_usd)
             try:
                 child = start_process(
                     [sys.executable, "-m", "vlsb", *entry.work.command(options)],
@@ -246,27 +265,6 @@ class SweepHere:
             self.board.start(entry, place, log)
             ends[asyncio.create_task(child.wait())] = entry
         self._fetch_next()
-
-    def _take(self, entry: BoardEntry) -> bool:
-        """Say whether it can be started now, with slots that are its own from then on."""
-        if (needed := self.slots.needed(entry.work)) > self.slots.size:
-            free = len(self.slots.gpus)
-            self.board.fail(entry, ConfigError(f"needs {needed} GPUs, and {free} are free here"))
-            return False
-        return self.slots.take(entry)
-
-    def _options(self, entry: BoardEntry) -> RunOptions:
-        """Return its options with its part of the rate limits that others use, too."""
-        ended = (Status.DONE, Status.FAILED)
-        unfinished = [each.work for each in self.board.entries if each.status not in ended]
-        may_grow = self.replan is not None
-        return self.slots.limits.shared_out(entry.work, unfinished, self.slots.size, may_grow=may_grow)
-
-    async def _end(self, entry: BoardEntry, code: int) -> None:
-        self._children.pop(entry, None)
-        self.slots.give_back(entry)
-        is_short = await asyncio.to_thread(self.budget.end, entry, code)
-        await self.board.end(entry, code, retries=self.retries, is_short=is_short)
 
     def _fetch_next(self) -> None:
         """Download the weights of the next local model meanwhile; what fails, its cell says."""

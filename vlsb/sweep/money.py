@@ -1,26 +1,41 @@
-"""One limit of money over a sweep: its cells, their judges and all its starts.
+"""The money of a sweep: one limit over its cells, their judges and all its starts, and what is still to come.
 
 What the runs of a plan have cost is spent, whoever spent it and when. Of what is left, each command is given
 a share when it is started, as its own `--max-cost`, and what it does not use is there for others when it
 ends. Nothing is given twice, so that all together never cost more than the limit and what is in flight in
 the commands that run side by side when it is spent.
+
+`--dry-run` looks ahead by what was answered so far. Where nothing was, a cost is what it would be if requests
+took `ASSUMED`, and is marked; a time stays unknown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from vlsb.config import SIMULATED_URL
+from vlsb.analysis.forecast import TotalForecast
+from vlsb.config import SIMULATED_URL, ModelSettings
+from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
+from vlsb.data.rows import ROWS_FILE, load_rows
+from vlsb.engines.checkpoint import open_weights
 from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
-from vlsb.models.prices import PriceTable, load_prices
-from vlsb.store.costs import costs_of_run
-from vlsb.store.manifest import is_run
-from vlsb.store.state import load_state
+from vlsb.evaluation.judges import resolve_judges
+from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.settings import selection_of
+from vlsb.evaluation.target import hosted_target
+from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
+from vlsb.records import PUBLISHED_IDS, VLSBENCH, Sample, Usage
+from vlsb.store.costs import costs_of_run, decided_tokens, measure_answers, rest_cost, summed
+from vlsb.store.manifest import entries_named, is_run
+from vlsb.store.state import RunState, load_state
 from vlsb.sweep.board import Board, BoardEntry, Status
-from vlsb.sweep.cells import SweepWork
+from vlsb.sweep.cells import Cell, Matrix, SweepWork
 from vlsb.sweep.ended import EndedRuns
 
 # Less than the cheapest request with an image costs.
@@ -82,10 +97,22 @@ class Budget:
         self._hold_back(board)
         chosen: list[BoardEntry] = []
         charged: list[BoardEntry] = []
-        most = self._most_to_start(board)
+        # How many may begin now that cost something, with an even share each where others run.
+        most = math.inf
+        if self.free_usd <= _LEAST_USD:
+            most = 0
+        elif self._shares:
+            ahead = (Status.WAITING, Status.RUNNING)
+            works = sum(each.status in ahead and may_cost(each.work) for each in board.entries)
+            left_usd = self.free_usd + math.fsum(self._shares.values())
+            most = math.floor(self.free_usd * works / left_usd / _NEARLY)
         for entry in list(board.waiting()):
             costs = may_cost(entry.work)
-            if costs and (len(charged) >= most or not self._may_join(entry, charged)):
+            # What fell short gets all that is left, or nothing.
+            may_join = self._short.keys().isdisjoint(charged)
+            if entry in self._short:
+                may_join = not charged and not self._shares
+            if costs and (len(charged) >= most or not may_join):
                 continue
             if take(entry):
                 chosen.append(entry)
@@ -137,23 +164,6 @@ class Budget:
         """Say whether the limit stopped a work."""
         return any(isinstance(each.error, LimitReachedError) for each in board.entries)
 
-    def _most_to_start(self, board: Board) -> float:
-        """Count the works that may begin now and cost something, with an even share each where others run."""
-        if self.free_usd <= _LEAST_USD:
-            return 0
-        if not self._shares:
-            return math.inf
-        ahead = (Status.WAITING, Status.RUNNING)
-        works = sum(each.status in ahead and may_cost(each.work) for each in board.entries)
-        left_usd = self.free_usd + math.fsum(self._shares.values())
-        return math.floor(self.free_usd * works / left_usd / _NEARLY)
-
-    def _may_join(self, entry: BoardEntry, charged: list[BoardEntry]) -> bool:
-        """Say whether it may be started beside these: what fell short gets all that is left, or nothing."""
-        if entry in self._short:
-            return not charged and not self._shares
-        return self._short.keys().isdisjoint(charged)
-
     def _hold_back(self, board: Board) -> None:
         """Stop whatever waits for money that will not come, and then the judges that waited for it."""
         error = LimitReachedError("--max-cost is reached")
@@ -185,3 +195,297 @@ def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
             )
     counted_usd = math.fsum(cost.usd or 0.0 for cost in costs)
     return counted_usd + state.sessions.estimated_usd, state.sessions.reason
+
+
+ASSUMED = Usage(1200, 128)
+"""Tokens of a request, of which most are the image's: providers count between 250 and 1,500 for one."""
+_Part = TypeVar("_Part")
+
+
+class ExpectedCost(NamedTuple):
+    """US dollars of requests to come: by what others took, and if they take what is assumed.
+
+    `unknown` counts the models whose price or tokens nobody knows; `prices` are those that were used.
+    """
+
+    measured: tuple[TotalForecast, ...] = ()
+    assumed: float = 0.0
+    unknown: int = 0
+    prices: tuple[Price, ...] = ()
+
+    @classmethod
+    def together(cls, parts: Iterable[ExpectedCost]) -> ExpectedCost:
+        """Add costs up."""
+        costs = list(parts)
+        return cls(
+            tuple(each for money in costs for each in money.measured),
+            sum(money.assumed for money in costs),
+            sum(money.unknown for money in costs),
+            tuple(dict.fromkeys(each for money in costs for each in money.prices)),
+        )
+
+    @property
+    def forecast(self) -> TotalForecast | None:
+        """The measured part in all; None where there is none."""
+        return summed(self.measured) if self.measured else None
+
+    @property
+    def usd(self) -> float:
+        """The measured and the assumed part together."""
+        return self.assumed + (self.forecast.total if self.forecast else 0.0)
+
+
+class Outlook(NamedTuple):
+    """What is left of a work: responses or, for a judge, labels; requests to others; their cost; the time.
+
+    `seconds` is None where nobody knows.
+    """
+
+    left: int = 0
+    requests: int = 0
+    money: ExpectedCost = ExpectedCost()
+    seconds: float | None = 0.0
+
+
+class SweepForecast(NamedTuple):
+    """The outlook of every work by its name, and those works that wait.
+
+    `is_guess` says that the data set is not here: cells have the size of the published one.
+    """
+
+    outlooks: Mapping[str, Outlook]
+    waiting: Sequence[SweepWork]
+    is_guess: bool
+
+    @property
+    def money(self) -> ExpectedCost:
+        """What all of it costs."""
+        return ExpectedCost.together(each.money for each in self.outlooks.values())
+
+    @property
+    def requests(self) -> int:
+        """Requests to hosted models."""
+        return sum(each.requests for each in self.outlooks.values())
+
+    @property
+    def responses(self) -> int:
+        """Responses that cells still ask for."""
+        return sum(self.outlooks[work.name].left for work in self.waiting if work.is_cell)
+
+    @property
+    def seconds(self) -> list[tuple[float, SweepWork]]:
+        """How long each work takes, of those of which it is known."""
+        times = ((self.outlooks[work.name].seconds, work) for work in self.waiting)
+        return [(seconds, work) for seconds, work in times if seconds is not None]
+
+
+def forecast_sweep(board: Board, cells: Matrix, today: date) -> SweepForecast:
+    """Look ahead at all works of a board that wait. Blocking; raises ConfigError for a wrong selection."""
+    ahead = _Lookout(cells, today)
+    outlooks = {
+        entry.work.name: ahead.of(entry.work) if entry.status is Status.WAITING else Outlook()
+        for entry in board.entries
+    }
+    waiting = [entry.work for entry in board.entries if entry.status is Status.WAITING]
+    return SweepForecast(outlooks, waiting, ahead.is_guess)
+
+
+class _Taken(NamedTuple):
+    """What requests took, and the most tokens that one may answer with; None where nobody looked."""
+
+    usages: list[Usage]
+    most_tokens: int | None
+
+
+class _Left(NamedTuple):
+    """Responses of a cell that are to come, and labels by the judges' titles."""
+
+    responses: int
+    labels: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class _Lookout:
+    """The outlook of each work of a matrix. `is_guess`: sizes are those of the published data set."""
+
+    matrix: Matrix
+    today: date
+    is_guess: bool = False
+    _states: dict[Path, RunState | None] = field(default_factory=dict)
+    _rows: dict[tuple[str, Path | None], tuple[Sample, ...] | None] = field(default_factory=dict)
+    _tables: dict[Path | None, PriceTable] = field(default_factory=dict)
+
+    def of(self, work: SweepWork) -> Outlook:
+        """Look at what is left of a work. Blocking; raises ConfigError for a wrong selection."""
+        cell = next((each for each in self.matrix.cells if each.work is work), None)
+        return self._of_judges(work) if cell is None else self._of_cell(cell)
+
+    def _of_cell(self, cell: Cell) -> Outlook:
+        work, rest = cell.work, self._left(cell, cell.work.judges)
+        target = None if work.num_gpus is not None else hosted_target(work.options)
+        judges = {} if work.options.no_judge else resolve_judges(work.options).hosted
+        alike = [
+            each for each in self.matrix.cells if (each.entry, each.protocol) == (cell.entry, cell.protocol)
+        ]
+        money, requests = [], 0
+        if target is not None:
+            same = [each for each in alike if each.model == cell.model]
+            money.append(self._money(work.options, target, rest.responses, self._taken(cell, same, None)))
+            requests += rest.responses
+        for title, settings in judges.items():
+            if settings is not None:
+                taken = self._taken(cell, self.matrix.cells, title)
+                money.append(self._money(work.options, settings, rest.labels[title], taken))
+                requests += rest.labels[title]
+        seconds = _first(self._seconds(each, rest) for each in (cell, *alike))
+        return Outlook(rest.responses, requests, ExpectedCost.together(money), seconds)
+
+    def _of_judges(self, work: SweepWork) -> Outlook:
+        labels = dict.fromkeys(work.judges, 0)
+        for cell in self.matrix.cells:
+            of_cell = self._left(cell, work.judges)
+            for title in work.judges:
+                labels[title] += of_cell.labels[title]
+        money, requests, seconds = [], 0, list[float | None]()
+        for title, settings in resolve_judges(work.options).hosted.items():
+            if settings is not None:
+                taken = _first(self._taken_by(cell, title) for cell in self.matrix.cells)
+                money.append(self._money(work.options, settings, labels[title], taken))
+                requests += labels[title]
+            each = _first(self._seconds_a_label(cell, title) for cell in self.matrix.cells)
+            seconds.append(None if each is None else each * labels[title])
+        times = [each for each in seconds if each is not None]
+        in_all = sum(times) if len(times) == len(seconds) else None
+        return Outlook(sum(labels.values()), requests, ExpectedCost.together(money), in_all)
+
+    # What is left.
+
+    def _left(self, cell: Cell, titles: Sequence[str]) -> _Left:
+        options, state = cell.work.options, self._state(cell.directory)
+        if state is None:
+            responses = self._samples(options) * options.epochs
+            return _Left(responses, dict.fromkeys(titles, responses))
+        keys = list(state.asked_for())
+        is_same = state.manifest.selection == selection_of(options).describe()
+        samples = len(state.manifest.samples) if is_same else self._samples(options)
+        ended = sum(not state.is_left(key, None) for key in keys)
+        responses = max(0, samples * options.epochs - ended)
+        labels = {}
+        for title in titles:
+            file = _file(state, title)
+            labels[title] = responses + sum(
+                file is None or state.is_left(key, file) for key in state.responses
+            )
+        return _Left(responses, labels)
+
+    def _samples(self, options: RunOptions) -> int:
+        """Count the samples of a cell: in the data set where its rows are here, else in the published one."""
+        selection = selection_of(options)
+        is_demo = (options.model, options.base_url, options.data_root) == ("demo", (), None)
+        root = mini_root() if is_demo else options.data_root or named_root(options.dataset)
+        place = options.dataset, root
+        if place not in self._rows:
+            self._rows[place] = None
+            # A cell says what is wrong with its data set, or downloads it.
+            with suppress(VlsbError):
+                if options.dataset != VLSBENCH and root is not None:
+                    self._rows[place] = load_named(options.dataset, root).samples
+                elif root is None:
+                    self._rows[place] = load_rows(fetch_dataset(revision=None, offline=True).files.rows)
+                else:
+                    self._rows[place] = load_rows(root / ROWS_FILE)
+        if (rows := self._rows[place]) is not None:
+            return len(select(rows, selection))
+        self.is_guess = True
+        count = len(selection.sample_ids) or len(PUBLISHED_IDS)
+        limit = None if selection.limit is None else parse_limit(selection.limit)
+        if isinstance(limit, Positions):
+            return max(0, min(limit.last, count) - limit.first + 1)
+        return count if limit is None else math.ceil(limit.value * count)
+
+    def _state(self, run: Path) -> RunState | None:
+        if run not in self._states:
+            try:
+                self._states[run] = load_state(run) if is_run(run) else None
+            except VlsbError:
+                # Its cell says so.
+                self._states[run] = None
+        return self._states[run]
+
+    # What it takes.
+
+    def _taken(self, cell: Cell, others: Sequence[Cell], title: str | None) -> _Taken | None:
+        """Return what requests took in the cell's own run, or else in another one."""
+        return _first(self._taken_by(each, title) for each in (cell, *others))
+
+    def _taken_by(self, cell: Cell, title: str | None) -> _Taken | None:
+        if (state := self._state(cell.directory)) is None:
+            return None
+        file = None if title is None else _file(state, title)
+        # A judge that the run does not have is not the target, whose file is None.
+        answers = [] if file is None and title is not None else measure_answers(state, file)
+        return _Taken([usage for usage, _ in answers], decided_tokens(state, file)) if answers else None
+
+    def _money(
+        self, options: RunOptions, settings: ModelSettings, left: int, taken: _Taken | None
+    ) -> ExpectedCost:
+        if not left or not may_charge(settings.endpoint):
+            return ExpectedCost()
+        if options.prices not in self._tables:
+            self._tables[options.prices] = load_prices(options.prices)
+        price = self._tables[options.prices].find(settings.endpoint, self.today)
+        if price is None:
+            return ExpectedCost(unknown=1)
+        if taken is not None:
+            most_tokens = taken.most_tokens or settings.sampling.max_tokens
+            cost = rest_cost(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
+            return ExpectedCost(unknown=1) if cost is None else ExpectedCost((cost,), prices=(price,))
+        if settings.thinks:
+            # How long it thinks nobody can assume.
+            return ExpectedCost(unknown=1)
+        usage = replace(ASSUMED, output_tokens=min(settings.sampling.max_tokens, ASSUMED.output_tokens or 0))
+        usd = price.batch_usd(usage) if options.batch else price.usd(usage)
+        return ExpectedCost(unknown=1) if usd is None else ExpectedCost(assumed=usd * left, prices=(price,))
+
+    def _seconds(self, cell: Cell, rest: _Left) -> float | None:
+        """Tell how long so much would take at the pace of that cell's run; None where that has none."""
+        state = self._state(cell.directory)
+        if state is None or not state.responses:
+            return None
+        elapsed_s = state.sessions.duration_s(None)
+        parts = [(rest.responses, len(state.responses))]
+        for title, count in rest.labels.items():
+            parts.append((count, len(state.rows(_file(state, title)).answers)))
+        if any(count and not done for count, done in parts):
+            return None
+        return max(elapsed_s * count / max(1, done) for count, done in parts)
+
+    def _seconds_a_label(self, cell: Cell, title: str) -> float | None:
+        state = self._state(cell.directory)
+        file = None if state is None else _file(state, title)
+        if state is None or file is None:
+            return None
+        labels, sessions = len(state.rows(file).answers), state.sessions
+        elapsed_s = sum(s for number, s in sessions.elapsed_s.items() if sessions.judge.get(number) == file)
+        return elapsed_s / labels if labels and elapsed_s else None
+
+
+def _first(parts: Iterable[_Part | None]) -> _Part | None:
+    return next((each for each in parts if each is not None), None)
+
+
+def missing_bytes(work: SweepWork, *, is_offline: bool) -> int | None:
+    """Return what of a work's weights is not here yet; None where nobody says. The Hub is asked for sizes."""
+    missing = 0
+    for model in work.weights:
+        try:
+            weights = open_weights(model.weights, revision=model.revision, offline=is_offline)
+        except VlsbError:
+            return None
+        missing += weights.missing_bytes
+    return missing
+
+
+def _file(state: RunState, title: str) -> str | None:
+    """Return the file of a judge in a run by its title; the last, if there are several."""
+    return next((each.file for each in reversed(entries_named(state.manifest, title))), None)

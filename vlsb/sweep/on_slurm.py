@@ -109,7 +109,14 @@ class SweepOnSlurm:
                     if await asyncio.to_thread(job.done) if queued is None else job.job_id not in queued:
                         del self._jobs[entry]
                         await asyncio.to_thread(fetch_runs, entry.work, self.places)
-                        await self._end(entry, job)
+                        code = InterruptedRunError.exit_code
+                        if not job.paths.result_pickle.exists():
+                            entry.why = f"its job is gone: see {job.paths.stderr}"
+                        elif (failure := job.exception()) is not None:
+                            entry.why = f"{type(failure).__name__}: see {job.paths.stderr}"
+                        else:
+                            code = int(job.result())
+                        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
         finally:
             if stop.asked.is_set():
                 # Slurm warns each, and ends it after a grace of its own.
@@ -158,16 +165,6 @@ class SweepOnSlurm:
                 if (value := getattr(self.settings, name))
             }
         return wishes
-
-    async def _end(self, entry: BoardEntry, job: Any) -> None:
-        if not job.paths.result_pickle.exists():
-            entry.why, code = f"its job is gone: see {job.paths.stderr}", InterruptedRunError.exit_code
-        elif (failure := job.exception()) is not None:
-            entry.why = f"{type(failure).__name__}: see {job.paths.stderr}"
-            code = InterruptedRunError.exit_code
-        else:
-            code = int(job.result())
-        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
 
     def _adopt(self) -> None:
         """Take up the jobs that an earlier sweep of this plan left in the queue."""

@@ -22,6 +22,7 @@ from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option, RunOptions
 from vlsb.evaluation.settings import selection_of
 from vlsb.models.prices import load_prices
+from vlsb.wording import natural_key
 
 # What a sweep decides itself, or what one session is told.
 _NOT_IN_PLANS = frozenset(
@@ -322,7 +323,7 @@ def _expanded(entry: ModelEntry, whole: set[str]) -> EntryModels:
         raise ConfigError(f"{entry.model}: cannot be looked up ({why}).") from error
     unready = {each: why for each in folders if each not in whole and (why := lacking(Path(each)))}
     whole.update(each for each in folders if each not in unready)
-    ready = sorted((each for each in folders if each in whole), key=_natural)
+    ready = sorted((each for each in folders if each in whole), key=natural_key)
     return EntryModels(ready, unready)
 
 
@@ -337,11 +338,6 @@ def unmatched(plan: SweepPlan, models_of_entries: Sequence[EntryModels]) -> Iter
             others = f", and {len(unready) - 1} more like it" if len(unready) > 1 else ""
             what = f"matches no whole checkpoint: {Path(first).name}{others} ({why.rstrip('.')})"
         yield f"{plan.at(entry.line)}: {entry.model} {what}."
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which `step-200` comes before `step-1000`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 _PATH = re.compile(r" - at `\$(.*)`$")
@@ -391,23 +387,22 @@ def _options(entry: Any, document: strict_yaml.Document, *path: str | int) -> di
         value = getattr(entry, name)
         if name in _FIELDS and value is not msgspec.UNSET and value is not None:
             try:
-                options[name] = _typed(name, value)
+                # A single value stands for a list of it.
+                type_name = str(get_args(_FIELDS[name].type)[0])
+                if type_name.startswith("tuple"):
+                    kind = int if "int" in type_name else float if "float" in type_name else str
+                    value = tuple(kind(each) for each in (value if isinstance(value, list) else [value]))
+                elif "str" in type_name:
+                    # In YAML, `thinking: on` is a switch.
+                    value = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+                elif "Path" in type_name:
+                    value = _from_home(value).absolute()
+                options[name] = value
             except ConfigError as error:
                 key = name.replace("_", "-")
                 line = document.line(*path, key)
                 raise ConfigError(f"{document.place}, line {line}: {key}: {error.message}") from None
     return options
-
-
-def _typed(name: str, value: Any) -> Any:
-    type_name = str(get_args(_FIELDS[name].type)[0])
-    if type_name.startswith("tuple"):
-        kind = int if "int" in type_name else float if "float" in type_name else str
-        return tuple(kind(each) for each in (value if isinstance(value, list) else [value]))
-    if "str" in type_name:
-        # In YAML, `thinking: on` is a switch.
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    return _from_home(value).absolute() if "Path" in type_name else value
 
 
 def _from_home(path: str) -> Path:

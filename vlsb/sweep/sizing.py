@@ -63,20 +63,15 @@ class Sizing:
         except VlsbError as error:
             cause = error.__cause__
             self._is_unreachable |= isinstance(cause, Exception) and is_connection_fault(cause)
-            self.unknown[model.name] = self._why_not(model, wishes) or error.message.rstrip(".")
+            why = error.message.rstrip(".")
+            if self.is_offline or self._is_unreachable:
+                weights, revision = wishes.weights or model.weights, wishes.revision or model.revision
+                try:
+                    open_weights(weights, revision=revision, offline=True)
+                except VlsbError:
+                    why = "not here" if self.is_offline else "the Hugging Face Hub cannot be reached"
+            self.unknown[model.name] = why
             return 1
-
-    def _why_not(self, model: ModelProfile, wishes: Wishes) -> str | None:
-        """Say why a checkpoint that is not here cannot be looked at; None for one that is here."""
-        if not (self.is_offline or self._is_unreachable):
-            return None
-        try:
-            open_weights(
-                wishes.weights or model.weights, revision=wishes.revision or model.revision, offline=True
-            )
-        except VlsbError:
-            return "not here" if self.is_offline else "the Hugging Face Hub cannot be reached"
-        return None
 
 
 def recorded_gpus(run: Path) -> int | None:

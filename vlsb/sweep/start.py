@@ -25,10 +25,9 @@ from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import AccountLimits, Slots, SweepHere, is_on_hub
 from vlsb.sweep.money import Budget
-from vlsb.sweep.on_ray import SweepOnRay, require_ray
+from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
 from vlsb.sweep.plan import EntryModels, SweepPlan, find_models, unmatched
-from vlsb.sweep.ray_jobs import is_jobs_address
 from vlsb.sweep.sizing import Sizing
 
 
@@ -119,7 +118,7 @@ class Sweep:
     def require_models(self, plan: SweepPlan) -> None:
         """Raise ConfigError where a watch has ended and no folder ever matched."""
         if self.watch is not None and not self.board.entries:
-            require_models(plan, self.watch.found)
+            require_models(plan, self.watch.matches)
 
 
 def open_sweep(

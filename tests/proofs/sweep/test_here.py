@@ -55,7 +55,8 @@ def test_every_cell_is_a_run_that_is_what_vlsb_run_makes(
     ]
     words += ["--data-root", str(data), "--temperature", "0.7", "--epochs", "2", "--name", "m1--warm--2x"]
 
-    swept = vlsb("sweep", plan)
+    # Nine commands: minutes where others use the machine, too.
+    swept = vlsb("sweep", plan, timeout_s=300)
     alone = vlsb(*words, "--output-dir", str(tmp_path / "alone"))
 
     assert (swept.code, alone.code) == (0, 0), swept.err
