@@ -36,7 +36,15 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     files = dict(zip(judge_names(len(plan.judges)), end.judges, strict=False))
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     prices, costs = plan.model_prices(today), {}
-    rests = {stage: _rest(state, files.get(stage)) for stage in plan.models}
+    rests = {}
+    for stage in plan.models:
+        left = _left(state, files.get(stage))
+        usages = [usage for usage, _ in measure_answers(state, files.get(stage)) if usage.is_whole]
+        spent = [
+            (usage.input_tokens or 0) + (usage.output_tokens or 0) + (usage.thought_tokens or 0)
+            for usage in usages
+        ]
+        rests[stage] = _Rest(left, left * fmean(spent) if spent else 0.0)
     for stage, settings in plan.models.items():
         tokens = decided_tokens(state, files.get(stage)) or settings.sampling.max_tokens
         measured, rest = measure_answers(state, files.get(stage)), _left(state, files.get(stage))
@@ -89,16 +97,6 @@ def _model(
         )
         samples = counted(len(counted_usages), "sample")
         yield f"  tokens    about {tokens_in:,.0f} in, {tokens_out:,.0f} out, from {samples}"
-
-
-def _rest(state: RunState, judge: str | None) -> _Rest:
-    rest = _left(state, judge)
-    usages = [usage for usage, _ in measure_answers(state, judge) if usage.is_whole]
-    tokens = [
-        (usage.input_tokens or 0) + (usage.output_tokens or 0) + (usage.thought_tokens or 0)
-        for usage in usages
-    ]
-    return _Rest(rest, rest * fmean(tokens) if tokens else 0.0)
 
 
 def _time(left: int, latency_s: float, view: ModelView | None, sharing: Mapping[str, _Rest]) -> str:

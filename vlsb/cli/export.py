@@ -61,11 +61,19 @@ def export_command(
     require_new(out)
     exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
     if to == "inspect":
-        _write_inspect(out, exported)
+        if out.suffix == ".eval":
+            write_archive(out, _members(exported))
+        elif out.suffix == ".json":
+            write_text(out, json_document(log_header(exported) | {"samples": list(log_samples(exported))}))
+        else:
+            raise ConfigError(f"--out {out}: a log of inspect ends in .eval or .json.")
     else:
         require_extra("parquet", "A table for the Hugging Face Hub")
         write_folder(out, hub_card(exported), TABLE, hub_columns(exported))
-    screen.answer(f"{out}: {_contents(exported)}")
+    asked = [each for each in exported.answers[0] if each.outcome is not Outcome.NOT_ATTEMPTED]
+    responses = counted(sum(each.response is not None for each in asked), "response")
+    judges = counted(sum(each.judge is not None for each in exported.summaries), "judge")
+    screen.answer(f"{out}: {counted(len(asked), 'sample')}, {responses}, {judges}")
     for line in _left_out(exported, to, people):
         screen.notice(line)
     if to == "hub":
@@ -98,15 +106,6 @@ def _exported(
     return exported, len(state.manifest.judges) - len(entries)
 
 
-def _write_inspect(out: Path, exported: ExportedRun) -> None:
-    if out.suffix == ".eval":
-        write_archive(out, _members(exported))
-    elif out.suffix == ".json":
-        write_text(out, json_document(log_header(exported) | {"samples": list(log_samples(exported))}))
-    else:
-        raise ConfigError(f"--out {out}: a log of inspect ends in .eval or .json.")
-
-
 def _members(exported: ExportedRun) -> Iterator[tuple[str, str]]:
     header = log_header(exported)
     start = {name: header[name] for name in ("version", "eval", "plan")}
@@ -117,13 +116,6 @@ def _members(exported: ExportedRun) -> Iterator[tuple[str, str]]:
         yield f"samples/{sample['id']}_epoch_{sample['epoch']}.json", json_document(sample)
     yield "summaries.json", json_document(summaries)
     yield "header.json", json_document(header)
-
-
-def _contents(exported: ExportedRun) -> str:
-    asked = [each for each in exported.answers[0] if each.outcome is not Outcome.NOT_ATTEMPTED]
-    responses = sum(each.response is not None for each in asked)
-    judges = sum(each.judge is not None for each in exported.summaries)
-    return f"{counted(len(asked), 'sample')}, {counted(responses, 'response')}, {counted(judges, 'judge')}"
 
 
 def _left_out(exported: ExportedRun, to: str, people: int) -> Iterator[str]:

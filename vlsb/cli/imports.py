@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +14,14 @@ from vlsb.cli.command import command
 from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.config import DEFAULT_OUTPUT_DIR
-from vlsb.data import Dataset, fetch_dataset, load_dataset
+from vlsb.data import fetch_dataset, load_dataset
 from vlsb.errors import ConfigError, ImageError
 from vlsb.evaluation.options import Option
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
-from vlsb.store.imports.foreign_rows import Matched, match_rows
+from vlsb.store.imports.foreign_rows import match_rows
 from vlsb.store.imports.importing import (
     READERS,
     Imported,
@@ -89,19 +88,35 @@ def import_command(
     source = ImportSource(
         form=_format(format_, files), files=files, target=model.strip(), judged_by=judged_by
     )
-    dataset, origin = _dataset(data_root)
-    matched = match_rows(
-        source.rows(),
-        dataset.samples,
-        image_sha256=partial(_image_sha256, dataset),
-        skip_unknown=skip_unknown,
-    )
-    data = ImportedData(images=_images(dataset, matched), origin=origin, root=data_root)
+    origin: dict[str, str] = {}
+    if data_root is not None:
+        dataset = load_dataset(data_root)
+    else:
+        fetched = fetch_dataset(revision=None, offline=True)
+        dataset = load_dataset(fetched.files)
+        origin = {"repository": fetched.repository, "revision": fetched.revision}
+
+    def image_sha256(sample: Sample) -> str | None:
+        try:
+            return hashlib.sha256(dataset.read(sample)).hexdigest()
+        except ImageError:
+            return None
+
+    matched = match_rows(source.rows(), dataset.samples, image_sha256=image_sha256, skip_unknown=skip_unknown)
+    # Of images that are not there judging says what it misses.
+    samples = {sample.id: sample for sample, _ in matched.rows}
+    inspected = dataset.inspect(samples.values(), known={}, skip_bad=True)
+    images = {each: image for each, image in inspected.items() if isinstance(image, ImageFile)}
+    data = ImportedData(images=images, origin=origin, root=data_root)
     imported = import_run(
         directory, source, matched, data, judge_file=lambda judge: f"{safe_name(judge)}.jsonl"
     )
-    for line in _left_out(matched):
-        screen.notice(line)
+    if matched.left_out:
+        screen.notice(f"{counted(len(matched.left_out), 'row')} left out, as --skip-unknown asks:")
+        for where, reason in matched.left_out[:_SHOWN_LEFT_OUT]:
+            screen.notice(f"  {where}: {reason}")
+        if (more := len(matched.left_out) - _SHOWN_LEFT_OUT) > 0:
+            screen.notice(f"  and {more:,} more")
     screen.answer(*_told(directory, source, imported))
     screen.notice(f"Judge it with: vlsb judge {shlex.quote(str(directory))}")
 
@@ -125,37 +140,6 @@ def _format(named: str, files: Sequence[Path]) -> str:
             )
         return programs.pop()
     return named
-
-
-def _dataset(data_root: Path | None) -> tuple[Dataset, dict[str, str]]:
-    """Load the data set, and tell where on the Hub it came from; empty for a copy of the user's."""
-    if data_root is not None:
-        return load_dataset(data_root), {}
-    fetched = fetch_dataset(revision=None, offline=True)
-    return load_dataset(fetched.files), {"repository": fetched.repository, "revision": fetched.revision}
-
-
-def _image_sha256(dataset: Dataset, sample: Sample) -> str | None:
-    try:
-        return hashlib.sha256(dataset.read(sample)).hexdigest()
-    except ImageError:
-        return None
-
-
-def _images(dataset: Dataset, matched: Matched) -> dict[int, ImageFile]:
-    """Return the images that are there, by sample id; judging says what it misses."""
-    samples = {sample.id: sample for sample, _ in matched.rows}
-    images = dataset.inspect(samples.values(), known={}, skip_bad=True)
-    return {each: image for each, image in images.items() if isinstance(image, ImageFile)}
-
-
-def _left_out(matched: Matched) -> Iterator[str]:
-    if matched.left_out:
-        yield f"{counted(len(matched.left_out), 'row')} left out, as --skip-unknown asks:"
-        for where, reason in matched.left_out[:_SHOWN_LEFT_OUT]:
-            yield f"  {where}: {reason}"
-        if (more := len(matched.left_out) - _SHOWN_LEFT_OUT) > 0:
-            yield f"  and {more:,} more"
 
 
 def _told(directory: Path, source: ImportSource, imported: Imported) -> Iterator[str]:

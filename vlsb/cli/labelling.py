@@ -62,22 +62,23 @@ class Labelling:
         with self._files, _keys() as next_key:
             self._say("\n".join((WARNING, "Labels:", *GUIDE.values())))
             while waiting or self._given:
-                key = self._decision(next_key, waiting[0]) if waiting else self._end(next_key)
+                if waiting:
+                    key = self._decision(next_key, waiting[0])
+                else:
+                    self._say("\nAll are labelled. q stops, u takes the last label back.")
+                    while (key := next_key()) not in ("u", "q"):
+                        pass
                 if key in KEYS:
                     waiting.pop(0)
                 elif key == "s":
                     waiting.append(waiting.pop(0))
                 elif key == "u":
-                    waiting.insert(0, self._take_back())
+                    place, verdict = self._given.pop()
+                    self._store.add_verdict(withdrawn(verdict), self._judge)
+                    self._store.sync()
+                    waiting.insert(0, place)
                 else:
                     return
-
-    def _end(self, next_key: Callable[[], str]) -> str:
-        """Return the key after the last label: until then it can be taken back as any other."""
-        self._say("\nAll are labelled. q stops, u takes the last label back.")
-        while (key := next_key()) not in ("u", "q"):
-            pass
-        return key
 
     def _decision(self, next_key: Callable[[], str], place: int) -> str:
         """Return the key that ends this turn; its label is stored."""
@@ -108,13 +109,6 @@ class Labelling:
         if key == "u":
             return "            (nothing to take back in this session)"
         return "\n".join((*GUIDE.values(), _OTHERS))
-
-    def _take_back(self) -> int:
-        """Withdraw the last label of this session; returns where it stands."""
-        place, verdict = self._given.pop()
-        self._store.add_verdict(withdrawn(verdict), self._judge)
-        self._store.sync()
-        return place
 
     def _has_label(self, sheet: Sheet) -> bool:
         return self._store.outcome(sheet.response.key, self._judge) in JUDGED

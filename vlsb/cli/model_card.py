@@ -12,7 +12,7 @@ from typing import Any
 
 from vlsb.config import OFFICIAL_TARGET_SAMPLING, ModelSettings
 from vlsb.endpoints.request import first_guess
-from vlsb.engines.checkpoint import Weights, open_weights
+from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.install import Engine
@@ -47,6 +47,13 @@ def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
     pin = model.engine
     version = pin.gpu_version if has_gpu else pin.cpu_version
     weights = open_weights(model.weights, revision=revision, offline=is_offline)
+    needed = memory_needed(model, wishes, weights, on_cpu=not has_gpu)
+    memory = "unknown: the size of its weights is not"
+    if needed.weights:
+        memory = (
+            f"about {needed.total / 1e9:.0f} GB ({needed.weights / 1e9:.1f} of weights, "
+            f"{needed.cache / 1e9:.1f} for one prompt of full length)"
+        )
     yield from _rows(
         {
             "name": model.name,
@@ -54,7 +61,7 @@ def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
             "family": model.family,
             "prompt": "the authors'" if model.prompt_source != "own" else "its own chat template",
             "engine": f"vLLM {version}{'' if has_gpu else ' for the CPU'}",
-            "memory": _memory(model, wishes, weights, on_cpu=not has_gpu),
+            "memory": memory,
             "reasoning": model.reasoning_parser or "no parser known",
             "tried with": model.tried_with or "nothing yet",
         }
@@ -70,16 +77,6 @@ def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
     plan = plan_server(model, trusted, engine, environment=os.environ, has_gpu=has_gpu)
     yield from ("", "Started with", f"  {shlex.join(['vllm', *plan.arguments])}")
     yield from _asked(json.loads(b"".join(probe_request(plan.served_name, model))))
-
-
-def _memory(model: ModelProfile, wishes: Wishes, weights: Weights, *, on_cpu: bool) -> str:
-    needed = memory_needed(model, wishes, weights, on_cpu=on_cpu)
-    if not needed.weights:
-        return "unknown: the size of its weights is not"
-    return (
-        f"about {needed.total / 1e9:.0f} GB ({needed.weights / 1e9:.1f} of weights, "
-        f"{needed.cache / 1e9:.1f} for one prompt of full length)"
-    )
 
 
 def _hosted(name: str) -> Iterator[str]:

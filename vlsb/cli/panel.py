@@ -6,12 +6,10 @@ Pure: a view of the run and a moment in, lines out; remembers only what rates an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlsb.endpoints.timings import Wait
-from vlsb.records import Outcome
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import dollars, duration
 
@@ -99,18 +97,28 @@ class Panel:
         bar.add_row(
             ProgressBar(max(1, progress.selected), progress.done, width=width - len(share) - 2), Text(share)
         )
+        judge = "no judge" if progress.judge is None else f"judge {for_terminal(progress.judge)}"
+        title = f"{for_terminal(progress.run)} · target {for_terminal(progress.target)} · {judge}"
         times = [_in_short(now - self.began), *self._left(now, rows)]
         if progress.kept:
             times.append(f"{progress.kept:,} kept from before")
         lines = [
-            Text(self._title(), style="bold", overflow="ellipsis", no_wrap=True),
+            Text(title, style="bold", overflow="ellipsis", no_wrap=True),
             bar,
             Text(" · ".join(times), overflow="ellipsis", no_wrap=True),
             _table(rows, has_phases=width >= PHASES_FROM),
         ]
-        if spent := [f"{row.name} {_spent(row.view)}" for row in rows if row.view.used.input_tokens]:
+        spent, failures = [], []
+        for name, view in ((row.name, row.view) for row in rows):
+            if view.used.input_tokens:
+                usd = "" if view.usd is None else f", {dollars(view.usd)}"
+                spent.append(
+                    f"{name} {view.used.input_tokens:,} in, {view.used.output_tokens or 0:,} out{usd}"
+                )
+            counts = [f"{n:,} {each.value.partition('_')[2]}" for each, n in view.failures.items() if n]
+            failures += [f"{name} {', '.join(counts)}"] if counts else []
+        if spent:
             lines.append(Text(f"tokens: {'; '.join(spent)}", style="dim", overflow="ellipsis", no_wrap=True))
-        failures = [f"{row.name} {words}" for row in rows if (words := _failures(row.view.failures))]
         if failures:
             lines.append(Text(f"without a verdict: {'; '.join(failures)}", style="yellow"))
         return Group(*lines, self._rate())
@@ -131,19 +139,13 @@ class Panel:
             parts.append(f"{failed:,} failed")
         return " · ".join(parts)
 
-    def _title(self) -> str:
-        progress = self.progress
-        judge = "no judge" if progress.judge is None else f"judge {for_terminal(progress.judge)}"
-        return f"{for_terminal(progress.run)} · target {for_terminal(progress.target)} · {judge}"
-
     def _rows(self, now: float) -> list[Row]:
-        return [self._row(now, name, view) for name, view in self.progress.models().items()]
-
-    def _row(self, now: float, name: str, view: ModelView) -> Row:
-        per_minute = self._answers.setdefault(name, Speed()).per_minute(now, view.answered)
-        silent_s = self._silences.setdefault(name, Silence()).seconds(now, view)
-        wait, is_stuck = _wait(view, silent_s)
-        return Row(name, view, per_minute, wait, is_stuck)
+        rows = []
+        for name, view in self.progress.models().items():
+            per_minute = self._answers.setdefault(name, Speed()).per_minute(now, view.answered)
+            silent_s = self._silences.setdefault(name, Silence()).seconds(now, view)
+            rows.append(Row(name, view, per_minute, *_wait(view, silent_s)))
+        return rows
 
     def _left(self, now: float, rows: list[Row]) -> list[str]:
         """Say the time left by the last half minute; nobody knows it for an endpoint that hangs."""
@@ -218,15 +220,3 @@ def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
     if view.waits_for is Wait.CONNECTION:
         return "connections", False
     return "", False
-
-
-def _spent(view: ModelView) -> str:
-    """Say how many tokens a model took in this session, and their cost where that is known."""
-    tokens = f"{view.used.input_tokens or 0:,} in, {view.used.output_tokens or 0:,} out"
-    return tokens if view.usd is None else f"{tokens}, {dollars(view.usd)}"
-
-
-def _failures(failures: Mapping[Outcome, int]) -> str:
-    return ", ".join(
-        f"{count:,} {outcome.value.partition('_')[2]}" for outcome, count in failures.items() if count
-    )

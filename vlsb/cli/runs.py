@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -50,18 +50,17 @@ def list_command(
     ] = None,
 ) -> Result:
     """List runs at any depth: target, judges, how many of their responses are there, when they changed."""
-    runs = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
+
+    def has(names: Iterable[Untrusted], words: str | None) -> bool:
+        return words is None or any(words.casefold() in for_terminal(each).casefold() for each in names)
+
+    runs = [
+        each
+        for each in list_runs(paths)
+        if has([each.target] if each.target is not None else [], target) and has(each.judges, judge)
+    ]
     runs.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
     return Result(partial(_list_text, runs))
-
-
-def _is_wanted(run: ListedRun, target: str | None, judge: str | None) -> bool:
-    """Tell whether a run's target and one of its judges have these words in their names."""
-    names = [for_terminal(each).casefold() for each in run.judges]
-    has_target = target is None or (
-        run.target is not None and target.casefold() in for_terminal(run.target).casefold()
-    )
-    return has_target and (judge is None or any(judge.casefold() in name for name in names))
 
 
 def _list_text(runs: list[ListedRun], form: str, *, width: int, color: bool) -> str:
@@ -77,13 +76,10 @@ def _list_text(runs: list[ListedRun], form: str, *, width: int, color: bool) -> 
         )
         for each in runs
     ]
-    notes = [f"{counted(len(runs), 'run')}. Times are UTC.", *_problems(runs)]
+    notes = [f"{counted(len(runs), 'run')}. Times are UTC."]
+    notes += [for_terminal(Untrusted(each.problem)) for each in runs if each.problem]
     table = Table("Runs", ("run", "target", "judges", "responses", "changed"), rows, names=3, notes=notes)
     return tables_text([table], width=width, color=color)
-
-
-def _problems(runs: Iterable[ListedRun]) -> Iterator[str]:
-    return (for_terminal(Untrusted(each.problem)) for each in runs if each.problem)
 
 
 def _judges(run: ListedRun) -> Words:

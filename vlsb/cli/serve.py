@@ -10,6 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -185,9 +186,10 @@ class _Serving:
         self.screen.result(f"{name} is ready: {server.base_url}, model name {server.served_name}")
         self.screen.result("Evaluate it from another terminal:")
         self.screen.result(f"  {shlex.join(['vlsb', 'run', '--model', name, *folder])}")
-        self.screen.notice(
-            f'Any other client needs its key: "key" in {_short(path)}, which only you can read.'
-        )
+        # As a user of this home writes it.
+        with suppress(ValueError, RuntimeError):
+            path = Path("~") / path.relative_to(Path.home())
+        self.screen.notice(f'Any other client needs its key: "key" in {path}, which only you can read.')
         if self.is_detached:
             self.screen.notice(
                 f"It runs in the background. Stop it with: vlsb engine stop {shlex.quote(name)}"
@@ -219,22 +221,14 @@ async def _look(server: RunningServer, environment: Mapping[str, str], view: Ser
     )
     gpus = partial(list_gpus, environment, timeout_s=_DRIVER_TIMEOUT_S)
     try:
-        found = (await asyncio.to_thread(gpus)).gpus
+        seen = (await asyncio.to_thread(gpus)).gpus
         while True:
-            view.add(await read_load(client), found, time.monotonic())
+            view.add(await read_load(client), seen, time.monotonic())
             await asyncio.sleep(LOOK_EVERY_S)
-            if found:
-                found = (await asyncio.to_thread(gpus)).gpus
+            if seen:
+                seen = (await asyncio.to_thread(gpus)).gpus
     finally:
         await client.aclose()
-
-
-def _short(path: Path) -> str:
-    """A path as a user of this home writes it."""
-    try:
-        return f"~/{path.relative_to(Path.home())}"
-    except (ValueError, RuntimeError):
-        return str(path)
 
 
 async def _first(task: asyncio.Task[Any], wish: asyncio.Event) -> None:

@@ -313,7 +313,11 @@ async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = 
     if can_go_on:
         screen.command(command.go_on)
     elif isinstance(reason, OtherJudgeError) and command.directory is not None:
-        words = ["vlsb", "judge", from_here(command.directory), *_of_judge(command.options).as_words()]
+        # Those options of the run that say how its judge is asked.
+        names = [each.name for each in fields(RunOptions)]
+        kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
+        options = RunOptions(**{name: getattr(command.options, name) for name in kept})
+        words = ["vlsb", "judge", from_here(command.directory), *options.as_words()]
         screen.line(f"Add it with: {shlex.join(words)}")
     elif outcomes is not None:
         for line in _retry_lines(command, outcomes):
@@ -323,13 +327,6 @@ async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = 
     elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
         screen.line(f"Nothing was stored. Check {change}; then start it again.")
     return SessionResult(reason.exit_code, can_go_on)
-
-
-def _of_judge(options: RunOptions) -> RunOptions:
-    """Keep those options of a run that say how its judge is asked."""
-    names = [each.name for each in fields(options)]
-    kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
-    return RunOptions(**{name: getattr(options, name) for name in kept})
 
 
 def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[str]:
@@ -386,13 +383,6 @@ def _surroundings(options: RunOptions, display: Display, screen: Screen) -> Surr
     return Surroundings(os.environ, consent, display.on_progress, screen.notice)
 
 
-def _retirement_notices(plan: Plan) -> Iterator[str]:
-    """Warn of models that their providers shut down."""
-    for name, settings in plan.models.items():
-        if (retirement := find_retirement(settings.endpoint)) is not None:
-            yield retirement.warning(name, settings.endpoint.model, datetime.now(UTC).date())
-
-
 async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, SessionEnd]:
     """Prepare and spend: all that a command asks of endpoints and engines."""
     with Display(command.options.display, screen) as display:
@@ -407,8 +397,12 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
                 if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
                     screen.notice(f"Warning: {warning}.")
             # The table of dates is read from the disk.
-            for notice in await in_thread(lambda _: list(_retirement_notices(plan))):
-                screen.notice(f"Warning: {notice}")
+            models = plan.models.items()
+            dates = await in_thread(lambda _: [find_retirement(each.endpoint) for _, each in models])
+            for (name, each), retirement in zip(models, dates, strict=True):
+                if retirement is not None:
+                    warning = retirement.warning(name, each.endpoint.model, datetime.now(UTC).date())
+                    screen.notice(f"Warning: {warning}")
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
@@ -474,7 +468,13 @@ def _show(
     ]
     if end.judge is None:
         if state.responses:
-            screen.result(_unjudged_line(state, plan))
+            keys = list(state.asked_for())
+            stored = sum(key in state.responses for key in keys)
+            words = shlex.join(("vlsb", "judge", str(plan.directory)))
+            screen.result(
+                f"{stored} of {len(keys)} responses are in {plan.directory}, not judged. "
+                f"Judge them with: {words}"
+            )
     elif end.reason is None or guards or any(each.rates.judged for each in summaries):
         if command.has_table:
             if summaries:
@@ -496,16 +496,6 @@ def _nothing_left(state: RunState, end: SessionEnd, *, has_gaps: bool) -> str:
     others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
     again = f" To do samples again: --retry {others[0]}." if others and not has_gaps else ""
     return f"Nothing was left to do: every sample of this run has ended.{again}"
-
-
-def _unjudged_line(state: RunState, plan: Plan) -> str:
-    """Say of responses that nobody judged how many there are, where, and what judges them."""
-    keys = list(state.asked_for())
-    stored = sum(key in state.responses for key in keys)
-    command = shlex.join(("vlsb", "judge", str(plan.directory)))
-    return (
-        f"{stored} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
-    )
 
 
 def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from vlsb.reports.report import Table, Words
 from vlsb.reports.terminal import render_rates
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.sweep.board import Board, BoardEntry, Status
-from vlsb.sweep.cells import Cell, SweepWork, matrix
+from vlsb.sweep.cells import Cell, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots
@@ -202,28 +202,21 @@ def _row(entry: BoardEntry, cell: Cell | None, ahead: Outlook, wishes: SweepWish
     name = work.name
     if cell is not None and safe_name(name_of_place(cell.model)) not in name:
         name = f"{name} ({cell.model})"
+    missing = missing_bytes(work, is_offline=wishes.offline) if work.weights else None
+    download = _UNKNOWN if missing is None else f"{missing / 1e9:.1f} GB" if missing else "here"
+    money = ahead.money
+    usd = f"${money.usd:,.0f}" if money.usd >= _NO_CENTS else dollars(money.usd)
+    cost = f"~{usd}" if money.assumed else usd if money.measured else ""
     return [
         Untrusted(name),
         "" if work.num_gpus is None else str(work.num_gpus),
-        _download(work, wishes) if work.weights else "",
+        download if work.weights else "",
         f"{ahead.left:,}",
         f"{ahead.requests:,}" if ahead.requests else "",
-        _cost(ahead.money),
+        _UNKNOWN if money.unknown else cost,
         _time(ahead.seconds) if entry.status is Status.WAITING else "",
         entry.state,
     ]
-
-
-def _download(work: SweepWork, wishes: SweepWishes) -> str:
-    missing = missing_bytes(work, is_offline=wishes.offline)
-    return _UNKNOWN if missing is None else f"{missing / 1e9:.1f} GB" if missing else "here"
-
-
-def _cost(money: ExpectedCost) -> str:
-    if money.unknown:
-        return _UNKNOWN
-    usd = f"${money.usd:,.0f}" if money.usd >= _NO_CENTS else dollars(money.usd)
-    return f"~{usd}" if money.assumed else usd if money.measured else ""
 
 
 def _time(seconds: float | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,12 @@ class StepsView:
         if not self._stages or self._stages[-1][0] != _stage(step):
             self._stages.append((_stage(step), now))
         self._now = step
-        line = "" if step.line is None else _log_line(step.line)
+        line = ""
+        if step.line is not None:
+            # Without what stands before every line of a log; a level is kept where it alarms.
+            line = _PREFIX.sub(
+                lambda match: "" if match[1] == "INFO" else f"{match[1]} ", for_terminal(step.line)
+            )
         if line and not _BANNER.search(line) and (not self._log or self._log[-1] != line):
             self._log.append(line)
 
@@ -70,7 +74,11 @@ class StepsView:
         parts = (f"{self.model} is starting", duration(now - self.began), _clean(self.about))
         heading = [_line(" · ".join(filter(None, parts)))] if self.model else []
         stages = _grid("", "", "")
-        for stage, took, is_now in self._spent(now):
+        # A copy: a download is told of from another thread.
+        told = list(self._stages)
+        ends = [began for _, began in told[1:]] + [now]
+        for number, ((stage, began), end) in enumerate(zip(told, ends, strict=False), start=1):
+            took, is_now = end - began, number == len(told)
             style = "bold" if is_now else "dim"
             detail = _detail(self._now) if is_now and self._now else ""
             # As wide as the longest stage: the columns stay where they are.
@@ -78,21 +86,10 @@ class StepsView:
                 Text(f"{stage:<11}", style=style), Text(f"{duration(took):<10}", style=style), Text(detail)
             )
         log = [_line(f"│ {line}", "dim") for line in list(self._log)]
-        return Group(*heading, stages, *self._bytes(width), *log)
-
-    def _spent(self, now: float) -> Iterator[tuple[str, float, bool]]:
-        # A copy: a download is told of from another thread.
-        stages = list(self._stages)
-        ends = [began for _, began in stages[1:]] + [now]
-        for number, ((stage, began), end) in enumerate(zip(stages, ends, strict=False), start=1):
-            yield stage, end - began, number == len(stages)
-
-    def _bytes(self, width: int) -> list[RenderableType]:
-        """Draw a bar for what has a known size."""
-        now = self._now
-        if now is None or not now.total_bytes or now.done_bytes is None:
-            return []
-        return [_bar("", now.done_bytes / now.total_bytes, _amount(now), width)]
+        step, bar = self._now, []
+        if step is not None and step.total_bytes and step.done_bytes is not None:
+            bar = [_bar("", step.done_bytes / step.total_bytes, _amount(step), width)]
+        return Group(*heading, stages, *bar, *log)
 
 
 @dataclass(slots=True)
@@ -174,25 +171,22 @@ class ServerView:
         """Draw the display at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
 
-        rows: list[RenderableType] = [_line(""), _line(self._heading(now))]
-        rows += [_row(label, text) for label, text in self._figures(now)]
+        heading = f"{self.name} is up · {duration(now - self.began)} · {_clean(self.about)}"
+        rows: list[RenderableType] = [_line(""), _line(heading)]
         load = self.load
+        if self._silent_since is not None:
+            rows.append(_row("engine", f"no answer for {duration(now - self._silent_since)}"))
+        elif load is None:
+            rows.append(_row("engine", "not asked yet"))
+        if load is not None:
+            rows += [_row("requests", _requests(load)), _row("tokens", self._tokens(load))]
         if load is not None and load.cache_share is not None:
             rows.append(_bar("cache", load.cache_share, f"{100 * load.cache_share:.1f} % full", width))
-        rows += [_gpu_row(gpu, width) for gpu in self._gpus if gpu.memory_bytes]
+        for gpu in (each for each in self._gpus if each.memory_bytes):
+            used = gpu.memory_bytes - gpu.free_bytes
+            figure = f"{used / _GIB:.1f} of {gpu.memory_bytes / _GIB:.1f} GiB"
+            rows.append(_bar(f"GPU {gpu.index}", used / gpu.memory_bytes, figure, width))
         return Group(*rows, _line("Ctrl-C stops it.", "dim"))
-
-    def _heading(self, now: float) -> str:
-        return f"{self.name} is up · {duration(now - self.began)} · {_clean(self.about)}"
-
-    def _figures(self, now: float) -> Iterator[tuple[str, str]]:
-        if self._silent_since is not None:
-            yield "engine", f"no answer for {duration(now - self._silent_since)}"
-        elif self.load is None:
-            yield "engine", "not asked yet"
-        if self.load is not None:
-            yield "requests", _requests(self.load)
-            yield "tokens", self._tokens(self.load)
 
     def _tokens(self, load: EngineLoad) -> str:
         return _figures_line(
@@ -225,12 +219,6 @@ def _figures_line(*figures: tuple[int | str | None, str]) -> str:
 
 def _per_second(per_minute: float | None) -> str | None:
     return None if per_minute is None else f"{per_minute / 60:,.0f}/s"
-
-
-def _gpu_row(gpu: Gpu, width: int) -> RenderableType:
-    used = gpu.memory_bytes - gpu.free_bytes
-    figure = f"{used / _GIB:.1f} of {gpu.memory_bytes / _GIB:.1f} GiB"
-    return _bar(f"GPU {gpu.index}", used / gpu.memory_bytes, figure, width)
 
 
 _LABEL_WIDTH = 10
@@ -269,11 +257,6 @@ def _line(text: str, style: str = "") -> RenderableType:
     from rich.text import Text
 
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
-
-
-def _log_line(line: Untrusted) -> str:
-    """Strip a log's line of what stands before every one of them; a level is kept where it alarms."""
-    return _PREFIX.sub(lambda found: "" if found[1] == "INFO" else f"{found[1]} ", for_terminal(line))
 
 
 def _clean(text: str) -> str:
