@@ -69,6 +69,10 @@ planted *args:
 crash-orders *args:
     uv run python -m tests.simulation.crash_orders "$@"
 
+# Let every call of the file system fail in small runs, one after the other, and resume them (six minutes)
+io-errors *args:
+    uv run python -m tests.simulation.io_errors "$@"
+
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.proofs.chaos.matrix "$@"

@@ -20,21 +20,24 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-import vlsb
 from tests.simulation.disk import FOLDER, Disk, Op, Recorder, Trace
 from tests.simulation.loop import LONGEST_THREAD_S
-from tests.simulation.small_run import Session, SmallRun, at_once, fix_hashes, outcome_of
+from tests.simulation.promises import (
+    Broken,
+    State,
+    require_asked_once,
+    require_complete,
+    require_lines,
+    require_torn_kept,
+)
+from tests.simulation.small_run import Session, SmallRun, at_once, fix_hashes
 from tests.simulation.world import World
 from vlsb.errors import StoreError, VlsbError
 from vlsb.store.repair import repair_run
@@ -44,13 +47,9 @@ STATES, EACH, FEWEST = 20_000, 1000, 10
 # What was written so long before a power cut has been synced.
 KEPT_S = SYNC_EVERY_S + 4 * LONGEST_THREAD_S
 _RETURNED = "returned"
-_DRAFT = ".run.json"
-
 Part = tuple[str, int]
 """How much of a change is on the disk: `all`, `none`, a `torn` beginning, or one that `zeros` follow."""
 ALL, NONE = ("all", 0), ("none", 0)
-State = Mapping[str, bytes | None]
-"""What stands below a folder, by path: bytes, or None for a folder."""
 
 
 # The states after a crash.
@@ -146,10 +145,6 @@ def build(root: Path, contents: State) -> None:
 # What must hold when a state is resumed.
 
 
-class Broken(AssertionError):
-    """A promise that does not hold."""
-
-
 def promised(trace: Trace, at: int, *, is_kill: bool) -> dict[str, list[bytes]]:
     """The lines that a crash before operation `at` must leave, by file.
 
@@ -198,9 +193,9 @@ def require_promises(run: SmallRun, trace: Trace, at: int, parts: Mapping[int, P
         }
     build(run.home, contents)
     session = _resume(run, may_be_damaged=not is_kill)
-    _require_lines(kept)
-    _require_torn_kept(contents)
-    _require_asked_once(run, contents, session)
+    require_lines(kept)
+    require_torn_kept(contents)
+    require_asked_once(run, contents, session)
     require_complete(run)
 
 
@@ -218,91 +213,10 @@ def _resume(run: SmallRun, *, may_be_damaged: bool) -> Session:
     return session
 
 
-def _require_lines(kept: Mapping[str, Sequence[bytes]]) -> None:
-    for path, lines in kept.items():
-        there = (
-            Counter(Path(path).read_bytes().splitlines(keepends=True)) if Path(path).exists() else Counter()
-        )
-        for line in lines:
-            if there[line] != 1:
-                raise Broken(f"{Path(path).name} has {there[line]} times: {line[:70]!r}")
-
-
-def _require_torn_kept(contents: State) -> None:
-    for path, content in contents.items():
-        if content is None or not path.endswith(".jsonl"):
-            continue
-        tail = content[content.rfind(b"\n") + 1 :]
-        if not tail or _is_row(tail):
-            continue
-        beside = [each.read_bytes() for each in Path(path).parent.glob(f"{Path(path).name}.*-*")]
-        if not any(tail in each for each in beside):
-            raise Broken(f"the torn end of {Path(path).name} is gone")
-
-
-def _require_asked_once(run: SmallRun, contents: State, session: Session) -> None:
-    """Nobody is asked for what the crash has left, or twice."""
-    responses = rows(contents, run.directory / "responses.jsonl")
-    failures = rows(contents, run.directory / "failures.jsonl")
-    sent = {row["response_sha256"] for row in responses}
-    done = {("t", row["sample_id"]) for row in responses}
-    done |= {("t", row["sample_id"]) for row in failures if row["stage"] == "target"}
-    done |= {
-        (row["judge"].removesuffix(".jsonl"), row["sample_id"])
-        for row in failures
-        if row["stage"] == "judge" and row["response_sha256"] in sent
-    }
-    for judge in ("j", "k"):
-        verdicts = rows(contents, run.directory / "verdicts" / f"{judge}.jsonl")
-        done |= {(judge, row["sample_id"]) for row in verdicts if row["response_sha256"] in sent}
-    if again := done & session.asked.keys():
-        raise Broken(f"asked again: {sorted(again)}")
-    if more := {each for each, count in session.asked.items() if count > (2 if each[0] != "t" else 1)}:
-        raise Broken(f"asked more than once: {sorted(more)}")
-
-
-def require_complete(run: SmallRun) -> None:
-    """The run reads cleanly, and each sample is in the outcome in which it has to be, once."""
-    loaded = vlsb.load_run(run.directory)
-    if len(loaded.judges) != run.judges:
-        raise Broken(f"the judges are {loaded.judges}")
-    for judge in loaded.judges:
-        ended = [(each.sample_id, each.outcome) for each in loaded.answers(judge)]
-        if ended != [(sample, outcome_of(sample)) for sample in range(run.samples)]:
-            raise Broken(f"{judge}: {ended}")
-    if (run.directory / _DRAFT).exists():
-        raise Broken(f"{_DRAFT} is left")
-    for path in sorted(run.directory.rglob("*.jsonl")):
-        seen = Counter(_key(row) for row in map(orjson.loads, path.read_bytes().splitlines()))
-        if twice := [key for key, count in seen.items() if key is not None and count > 1]:
-            raise Broken(f"{path.name} has twice: {twice}")
-
-
-def _key(row: Mapping[str, Any]) -> tuple[object, ...] | None:
-    if "sample_id" not in row or row.get("fault") == "stopped":
-        return None
-    names = ["sample_id", "epoch", "stage", "judge"]
-    # There is one response; a verdict may be about one that the crash took.
-    is_response = not row.keys() & {"stage", "label"}
-    return tuple(map(row.get, names if is_response else [*names, "response_sha256"]))
-
-
-def rows(contents: State, path: Path) -> list[dict[str, Any]]:
-    """The rows of a journal that can be read."""
-    return [orjson.loads(line) for line in (contents.get(str(path)) or b"").split(b"\n") if _is_row(line)]
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except ValueError:
-        return False
-
-
 # What is recorded.
 
 
-def record(run: SmallRun, number: int) -> Trace:
+def record(run: SmallRun, number: int = 2) -> Trace:
     """Everything that one session does to the disk, and its return."""
     recorders = []
 
@@ -317,49 +231,38 @@ def record(run: SmallRun, number: int) -> Trace:
     return recorders[0].trace
 
 
-def first_session(run: SmallRun, draw: random.Random) -> Trace:
-    """A run from nothing."""
+def _nothing(run: SmallRun, draw: random.Random) -> None:
     build(run.home, {})
-    return record(run, 1)
 
 
-def resumed_session(run: SmallRun, draw: random.Random) -> Trace:
-    """A session that goes on after a kill, with a line torn in each journal where that could be."""
-    trace = first_session(run, draw)
-    writes = [
-        place for place, op in enumerate(trace.ops) if op.kind == "write" and place > len(trace.ops) // 2
-    ]
-    at = draw.choice(writes) + 1
-    torn = {
-        place: ("torn", draw.randrange(1, len(trace.ops[place].data)))
-        for place in {
-            trace.ops[each].file: each for each in pending(trace, at) if trace.ops[each].data
-        }.values()
-    }
+def _torn(run: SmallRun, draw: random.Random) -> None:
+    build(run.home, {})
+    trace = record(run, 1)
+    rows = [at for at, op in enumerate(trace.ops) if op.kind == "write" and at > len(trace.ops) // 2]
+    at = draw.choice(rows) + 1
+    last = {trace.ops[each].file: each for each in pending(trace, at) if trace.ops[each].data}
+    torn = {each: ("torn", draw.randrange(1, len(trace.ops[each].data))) for each in last.values()}
     build(run.home, state(trace, at, torn))
-    return record(run, 2)
 
 
-def larger_session(run: SmallRun, draw: random.Random) -> Trace:
-    """A session that asks for more samples and another judge."""
-    first_session(replace(run, samples=run.samples - 2, judges=1), draw)
-    return record(run, 2)
+def _smaller(run: SmallRun, draw: random.Random) -> None:
+    build(run.home, {})
+    record(replace(run, samples=run.samples - 2, judges=1), 1)
 
 
-def refused_session(run: SmallRun, draw: random.Random) -> Trace:
-    """A session after one in which nothing was answered: it begins the run again."""
+def _refused(run: SmallRun, draw: random.Random) -> None:
     build(run.home, {})
     if run.session(1, is_refused=True).error is None:
         raise AssertionError("a wrong key ended nothing")
-    return record(run, 2)
 
 
-SESSIONS = {
-    "a run from nothing": first_session,
-    "a resume after a torn end": resumed_session,
-    "a larger selection": larger_session,
-    "a run that begins again": refused_session,
+BEFORE: Mapping[str, Callable[[SmallRun, random.Random], None]] = {
+    "a run from nothing": _nothing,
+    "a resume after torn ends": _torn,
+    "a larger selection and another judge": _smaller,
+    "a run that begins again": _refused,
 }
+"""What is there before the session that is recorded, by what that session is."""
 
 
 @dataclass
@@ -381,9 +284,10 @@ class Figures:
 def explore(directory: Path, data: Path, seed: int, *, most: int) -> Figures:
     """Record a session on a seed, and resume about `most` states that a crash of it may leave."""
     draw = random.Random(f"crash {seed}")
-    name = list(SESSIONS)[seed % len(SESSIONS)]
+    name = list(BEFORE)[seed % len(BEFORE)]
     run = SmallRun(directory / "home", data, samples=draw.randint(3, 5), judges=draw.choice((1, 2)))
-    trace = SESSIONS[name](run, draw)
+    BEFORE[name](run, draw)
+    trace = record(run)
     figures, seen = Figures(traces=1), set[str]()
     end = len(trace.ops)
     # Few states of a few moments say more than one or two of each.

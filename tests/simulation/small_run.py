@@ -45,10 +45,14 @@ TOKENS = (800, 40)
 
 @dataclass
 class Session:
-    """How a session went: what ended it, if it failed; what was asked, and of whom; virtual seconds."""
+    """How a session went: what ended it, if it failed; what was asked, and of whom; virtual seconds.
+
+    `handed_over` are the target's answers that left the endpoint, and when.
+    """
 
     error: VlsbError | None = None
     asked: Counter[tuple[str, int]] = field(default_factory=Counter)
+    handed_over: list[tuple[float, str]] = field(default_factory=list)
     took_s: float = 0.0
 
 
@@ -85,7 +89,7 @@ class SmallRun:
 
         With `is_refused` the endpoint knows no key.
         """
-        world, session = World(f"small run {number}"), Session()
+        world, session, texts = World(f"small run {number}"), Session(), dict[int, str]()
 
         def respond(request: Request) -> Action:
             lane, sample = (request.model or "" if request.is_judge else "t"), sample_of(request)
@@ -94,15 +98,22 @@ class SmallRun:
                 return error(401, code="invalid_api_key")
             delay_s = world.draw.uniform(0, DELAY_S)
             if not request.is_judge:
-                text = f"Answer {sample}. Session {number}, request {request.number}."
-                return blocked() if sample == BLOCKED else answer(text, usage=TOKENS, delay_s=delay_s)
+                if sample == BLOCKED:
+                    return blocked()
+                text = texts[request.number] = f"Answer {sample}. Session {number}, request {request.number}."
+                return answer(text, usage=TOKENS, delay_s=delay_s)
             if sample == NO_VERDICT:
                 return answer(ANSWERS[2], usage=TOKENS, delay_s=delay_s)
             words = f"of {request.judged_response}"
             return verdict(sample % 3 + 1, words, usage=TOKENS, delay_s=delay_s)
 
+        def answered(request: Request) -> None:
+            if request.number in texts:
+                session.handed_over.append((world.loop.time(), texts[request.number]))
+
         async def main() -> None:
-            async with Simulator(respond, model_names=("m", *JUDGES)) as simulator:
+            names = ("m", *JUDGES)
+            async with Simulator(respond, model_names=names, on_answered=answered) as simulator:
                 url = f"http://{HOST}:{simulator.port}/v1"
                 with on_disk(world):
                     await vlsb.api.evaluate(

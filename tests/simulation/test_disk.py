@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ from unittest.mock import patch
 import pytest
 
 from tests.simulation.__main__ import HASHES
-from tests.simulation.crash_orders import NONE, Broken, first_session, pending, require_promises
+from tests.simulation.crash_orders import NONE, build, pending, record, require_promises
 from tests.simulation.history import set_environment, write_data
 from tests.simulation.planted import ROOT
+from tests.simulation.promises import Broken
 from tests.simulation.small_run import SmallRun
 
 
@@ -25,7 +25,9 @@ def run(tmp_path: Path) -> Iterator[SmallRun]:
     """A run that has not begun."""
     with patch.dict(os.environ):
         set_environment()
-        yield SmallRun(tmp_path / "home", write_data(tmp_path))
+        begun = SmallRun(tmp_path / "home", write_data(tmp_path))
+        build(begun.home, {})
+        yield begun
 
 
 def explore(module: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +46,7 @@ def test_what_a_crash_leaves_in_any_order_breaks_no_promise() -> None:
 
 
 def test_a_run_that_has_ended_is_there_after_a_power_cut(run: SmallRun) -> None:
-    trace = first_session(run, random.Random(1))
+    trace = record(run)
     end = len(trace.ops)
 
     require_promises(run, trace, end, dict.fromkeys(pending(trace, end), NONE))
@@ -52,7 +54,7 @@ def test_a_run_that_has_ended_is_there_after_a_power_cut(run: SmallRun) -> None:
 
 @pytest.mark.parametrize("is_folder", [True, False], ids=["of a folder", "of a file"])
 def test_a_sync_that_is_left_out_loses_what_was_promised(run: SmallRun, is_folder: bool) -> None:
-    trace = first_session(run, random.Random(1))
+    trace = record(run)
     others = [op for op in trace.ops if op.kind != "sync" or bool(op.folder) != is_folder]
     trace, end = replace(trace, ops=others), len(others)
 
