@@ -41,7 +41,9 @@ class FileLock:
     def close(self) -> None:
         """Give the lock back. Idempotent."""
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            # It is given back even where the system says that closing failed.
+            with suppress(OSError):
+                os.close(self.descriptor)
             self.descriptor = -1
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tests.simulation.__main__ import HASHES
 from tests.simulation.crash_orders import NONE, build, pending, record, require_promises
 from tests.simulation.history import set_environment, write_data
+from tests.simulation.io_errors import Fault, calls_of, require_read, require_survived, snapshot
 from tests.simulation.planted import ROOT
 from tests.simulation.promises import Broken
 from tests.simulation.small_run import SmallRun
@@ -60,3 +62,39 @@ def test_a_sync_that_is_left_out_loses_what_was_promised(run: SmallRun, is_folde
 
     with pytest.raises(Broken):
         require_promises(run, trace, end, dict.fromkeys(pending(trace, end), NONE))
+
+
+def test_a_call_of_the_disk_that_fails_breaks_no_promise() -> None:
+    ended = explore("io_errors", "--seeds", "4", "--share", "0.01")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert " 0 broken promises" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("stat", "run.json"),
+        ("stat", "responses.jsonl"),
+        ("scandir", "verdicts"),
+        ("stat", "calibration-j.json"),
+        ("close", ".lock"),
+        ("close", "responses.jsonl"),
+    ],
+)
+def test_a_disk_that_fails_is_an_error_of_ours_and_the_resume_completes_the_run(
+    run: SmallRun, kind: str, file: str
+) -> None:
+    assert run.session(1, is_refused=True).error is not None
+    before = snapshot(run.home)
+    hit = [at for at, (name, path) in enumerate(calls_of(run)) if (name, Path(path).name) == (kind, file)]
+
+    assert hit
+    for at in hit:
+        require_survived(run, before, Fault("EIO", errno.EIO, False), at)
+
+
+def test_a_reader_whose_disk_fails_gets_an_error_of_ours(run: SmallRun) -> None:
+    assert run.session(1).error is None
+
+    assert require_read(run) > 20

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Wait
 from vlsb.records import JUDGED, Key, Outcome, Untrusted, Usage
-from vlsb.store.state import calibration_file
+from vlsb.store.state import is_calibrated
 from vlsb.store.store import RunStore
 
 _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
@@ -108,7 +108,7 @@ class Progress:
             _judge=judge,
             outcomes=Counter(of_key.values()) - Counter([of_key[key] for key in rated]),
             rated=len(rated),
-            has_rate=judge is None or not (store.directory / calibration_file(judge)).exists(),
+            has_rate=judge is None or not is_calibrated(store.directory, judge),
             _of_key=of_key,
             _others={file: name for name, file in others},
             _done_by=Counter(

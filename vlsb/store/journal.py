@@ -11,8 +11,8 @@ import os
 import shlex
 import socket
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +32,22 @@ def require_own_files(run: Path) -> None:
     A run may come from a stranger: through a link, reading would show another file of this machine, and
     writing would change it. The path of the run itself may be a link: whoever runs us has named it.
     """
-    try:
+    with reading(run), suppress(FileNotFoundError):
         with os.scandir(run) as entries:
             folders = [each for each in entries if _is_own_folder(run, each)]
         for folder in folders:
             with os.scandir(folder) as entries:
                 for each in entries:
                     _is_own_folder(run, each)
-    except FileNotFoundError:
-        return
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file or folder that is looked at into a StoreError."""
+    try:
+        yield
     except OSError as error:
-        raise StoreError.of(f"{error.filename or run}: cannot be read", error) from error
+        raise StoreError.of(f"{error.filename or path}: cannot be read", error) from error
 
 
 def _is_own_folder(run: Path, entry: os.DirEntry[str]) -> bool:
@@ -233,7 +238,10 @@ class Journal:
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            # It is closed even where the system says that closing failed. Whether the disk has kept what was
+            # written, the last sync has said.
+            with suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = -1
 
 

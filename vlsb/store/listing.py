@@ -80,7 +80,7 @@ def _runs_at(path: Path) -> list[Path]:
 def _has_run(folder: Path) -> bool:
     try:
         return any(map(is_run, folder.iterdir()))
-    except OSError:
+    except (OSError, StoreError):
         # Nobody named it.
         return False
 

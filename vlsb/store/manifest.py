@@ -28,7 +28,7 @@ from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
 from vlsb.records import DATASET_NAME, PUBLISHED_IDS, VLSBENCH, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
-from vlsb.store.journal import require_own_files
+from vlsb.store.journal import reading, require_own_files
 from vlsb.wording import first_of
 
 FILE = "run.json"
@@ -299,8 +299,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def is_run(directory: Path) -> bool:
-    """Say whether a directory holds a run."""
-    return (directory / FILE).is_file()
+    """Say whether a directory holds a run. Raises StoreError where the system does not say."""
+    with reading(directory):
+        return (directory / FILE).is_file()
 
 
 def require_run(directory: Path) -> None:
@@ -311,8 +312,10 @@ def require_run(directory: Path) -> None:
 
 def no_run(directory: Path) -> ConfigError:
     """Say that a directory is no run, and what may be meant: a run in it, or a similar name beside it."""
-    what = f"{directory}: no run there. A run is a directory with a run.json"
-    if runs := sorted(each for each in _children(directory) if is_run(each)):
+    what, runs = f"{directory}: no run there. A run is a directory with a run.json", list[Path]()
+    with suppress(StoreError):
+        runs = sorted(each for each in _children(directory) if is_run(each))
+    if runs:
         return ConfigError(f"{what}, such as {runs[0]}.")
     return ConfigError(f"{what}.", advice=near_name(directory))
 

@@ -33,7 +33,7 @@ from vlsb.records import (
     is_cut,
 )
 from vlsb.store.codec import Batch, BatchStep, Decoder, Json
-from vlsb.store.journal import End, require_own_files, scan_journal
+from vlsb.store.journal import End, reading, require_own_files, scan_journal
 from vlsb.store.manifest import JudgeEntry, Manifest, judge_name, read_manifest
 
 RESPONSES = "responses.jsonl"
@@ -51,6 +51,12 @@ _OUTCOMES = {label: Outcome(label.value) for label in Label}
 def calibration_file(judge: str) -> str:
     """Name the file of the drawn part that the judge with this verdict file labels before the rest."""
     return f"calibration-{judge_name(judge)}.json"
+
+
+def is_calibrated(directory: Path, judge: str) -> bool:
+    """Say whether a part was drawn for that judge to label before the rest. Raises StoreError."""
+    with reading(directory):
+        return (directory / calibration_file(judge)).exists()
 
 
 @dataclass(slots=True)
@@ -473,11 +479,12 @@ def has_answers(directory: Path) -> bool:
     A request that failed is no answer; what cannot be read may be one. Raises StoreError for links in it.
     """
     require_own_files(directory)
-    stored = (directory / folder for folder in (VERDICTS, FINDINGS))
-    answered = (directory / RESPONSES, *(path for folder in stored for path in folder.glob("*.jsonl")))
     # A batch that was submitted is going to be answered.
-    if any(path.exists() and path.stat().st_size for path in (*answered, directory / BATCHES)):
-        return True
+    with reading(directory):
+        answered = [path for folder in (VERDICTS, FINDINGS) for path in (directory / folder).glob("*.jsonl")]
+        files = (directory / RESPONSES, directory / BATCHES, *answered)
+        if any(path.exists() and path.stat().st_size for path in files):
+            return True
     outcomes, decoder = set[Outcome](), Decoder()
     try:
         scan_journal(directory / FAILURES, lambda record: outcomes.add(decoder.failure(record).outcome))

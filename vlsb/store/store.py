@@ -32,7 +32,15 @@ from vlsb.records import (
 )
 from vlsb.steps import Durations
 from vlsb.store.codec import BatchStep, Json, Stamp, encode_failure, to_json
-from vlsb.store.journal import LOCK, Journal, lock_run, next_free, quarantine_torn_tail, require_own_files
+from vlsb.store.journal import (
+    LOCK,
+    Journal,
+    lock_run,
+    next_free,
+    quarantine_torn_tail,
+    reading,
+    require_own_files,
+)
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
@@ -79,12 +87,14 @@ def require_free(directory: Path) -> None:
         if not has_answers(directory):
             return
         raise ConfigError(f"{directory} exists. --resume continues it, --name NAME starts another beside it.")
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ConfigError(f"{directory} is not a directory. --name NAME or --output-dir DIR chooses another.")
-    strangers = (
-        [p for p in directory.iterdir() if not p.name.startswith(_LEFTOVERS)] if directory.exists() else []
-    )
-    if strangers:
+    with reading(directory):
+        is_new = not directory.exists()
+        if directory.is_symlink() or not (is_new or directory.is_dir()):
+            raise ConfigError(
+                f"{directory} is not a directory. --name NAME or --output-dir DIR chooses another."
+            )
+        holds_others = not is_new and any(not p.name.startswith(_LEFTOVERS) for p in directory.iterdir())
+    if holds_others:
         raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
 
 
