@@ -116,7 +116,7 @@ PLANTED = {
     "early results": Planted(
         "the results of a batch count although they are fewer than it says that it answered",
         "evaluation/batch.py",
-        "            status = state.status if has_all and results.answered >= state.answered else \"\"\n",
+        '            status = state.status if has_all and results.answered >= state.answered else ""\n',
         "            status = state.status\n",
     ),
     "twice the rate": Planted(
