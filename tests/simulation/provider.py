@@ -21,6 +21,9 @@ from vlsb.simulator.batches import Batches
 REFUSALS = ("429", "429 with a wait")
 """Replies after which nothing was made: who gets one may rightly ask again."""
 
+# More downloads than a session tries.
+MOST_HALVES = 9
+
 Key = tuple[str, int]
 """A lane, `t` for the target or a judge's name, and a sample."""
 
@@ -56,6 +59,10 @@ def _half_at_first(content: bytes, download: int) -> bytes:
     return content[: len(content) // 2] if download == 1 else content
 
 
+def _half_for_long(content: bytes, download: int) -> bytes:
+    return content[: len(content) // 2] if download <= MOST_HALVES else content
+
+
 def draw_batch_plan(draw: random.Random) -> BatchPlan:
     """Draw what becomes of a batch."""
     ends = draw.choice(("completed",) * 7 + ("expired", "cancelled", "failed"))
@@ -73,7 +80,7 @@ def draw_batch_plan(draw: random.Random) -> BatchPlan:
         unknown=draw.choice((0, 0, 0, 1, 3)),
         late=draw.choice((0, 0, 2)),
         fileless=draw.choice((0, 0, 2)),
-        serve=draw.choice((_whole, _whole, _whole, _half_at_first)),
+        serve=draw.choice((_whole, _whole, _half_at_first, _half_for_long)),
     )
 
 
@@ -118,8 +125,15 @@ class Provider(Batches):
         self._bought[key_of(request)] += 1
 
     def paid_too_often(self, times: int) -> set[Key]:
-        """Return what was paid for more than so many times, beyond what the user said."""
-        return {key for key, count in self._bought.items() if count > times + self._again[key]}
+        """Return what is paid for more than so many times, beyond what the user said.
+
+        What a batch asks that has not ended will be paid for, whether anybody looks at it or not.
+        """
+        count = self._bought.copy()
+        for batch in self._batches.values():
+            if batch.status in ("validating", "in_progress") and batch.plan.ends == "completed":
+                count.update(key for _, key in map(_named, batch.lines))
+        return {key for key in count if count[key] > times + self._again[key]}
 
     async def _ask(self, request: Request) -> Action:
         return self.respond(request)
