@@ -350,9 +350,6 @@ def is_success(reply: Reply | None) -> bool:
 
 def ends_run(reply: Reply) -> bool:
     """Tell whether a reply refuses all that could be asked, as a rejected key or a spent quota does."""
-    if is_success(reply):
+    if not isinstance(reply, httpx.Response) or reply.is_success:
         return False
-    decision = (
-        reply if isinstance(reply, Decision) else classify(reply, has_succeeded=True, attempt=2, now=0.0)
-    )
-    return decision.fault is Fault.RUN_FATAL
+    return classify(reply, has_succeeded=True, attempt=2, now=0.0).fault is Fault.RUN_FATAL
