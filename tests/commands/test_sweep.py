@@ -21,7 +21,7 @@ from tests.support.datasets import instruction, sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
 from tests.support.fake_engine import events, living
 from tests.support.scripts import Script
-from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_plan
+from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_local_plan, write_plan
 from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
 from vlsb.cli.sweeping import SweepView
@@ -228,13 +228,8 @@ def test_a_finished_checkpoint_is_done_until_its_weights_or_its_engines_options_
     judge = str(checkpoint(tmp_path / "judge"))
 
     def swept(**options: object) -> Finished:
-        plan = write_plan(
-            tmp_path,
-            None,
-            data=local.data,
-            models=[{"model": str(where), **options}],
-            judges=[judge],
-            defaults={"data-root": str(local.data), "engine": str(local.engine)},
+        plan = write_local_plan(
+            tmp_path, local.data, local.engine, models=[{"model": str(where), **options}], judges=[judge]
         )
         return local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
 
@@ -300,14 +295,7 @@ def test_a_second_ctrl_c_drops_what_the_cells_have_in_flight(vlsb: Vlsb, tmp_pat
 def test_a_third_ctrl_c_ends_the_sweep_at_once(local: LocalDesk, tmp_path: Path) -> None:
     """Although an engine ignores that it is asked to end; it is killed soon after."""
     weights = str(checkpoint(tmp_path / "ckpt"))
-    plan = write_plan(
-        tmp_path,
-        None,
-        data=local.data,
-        models=[weights],
-        judges=[],
-        defaults={"data-root": str(local.data), "engine": str(local.engine)},
-    )
+    plan = write_local_plan(tmp_path, local.data, local.engine, models=[weights])
     never = json.dumps(instruction(3))[1:-1]
     environment = local.environment(TERM="ignore", HANG=never)
     with local.vlsb.start("sweep", plan, env=environment) as process:
@@ -634,14 +622,7 @@ def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
     for step in (1, 2):
         checkpoint(tmp_path / "ckpt" / f"step-{step}")
     judge = str(checkpoint(tmp_path / "judge"))
-    plan = write_plan(
-        tmp_path,
-        None,
-        data=local.data,
-        models=["./ckpt/step-*"],
-        judges=[judge],
-        defaults={"data-root": str(local.data), "engine": str(local.engine)},
-    )
+    plan = write_local_plan(tmp_path, local.data, local.engine, models=["./ckpt/step-*"], judges=[judge])
 
     ended = local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
 
@@ -663,15 +644,8 @@ def test_a_model_too_large_for_one_gpu_is_shared_by_two_and_stays_so(
         size = 1024 * gigabytes
         rows = "\n".join(f"{n}, GPU-{n}, {size}, {size}, 550.90.07, NVIDIA L4" for n in (0, 1))
         path = os.pathsep.join([listing(tmp_path / "smi", rows)["PATH"], os.defpath])
-        plan = write_plan(
-            tmp_path,
-            None,
-            data=local.data,
-            models=[where],
-            judges=[],
-            epochs=epochs,
-            defaults={"data-root": str(local.data), "engine": str(local.engine)},
-            **{"gpu-memory-gb": 80},
+        plan = write_local_plan(
+            tmp_path, local.data, local.engine, models=[where], epochs=epochs, **{"gpu-memory-gb": 80}
         )
         return local.vlsb("sweep", plan, *words, env=local.environment() | {"PATH": path})
 

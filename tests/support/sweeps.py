@@ -55,6 +55,20 @@ def write_plan(
     return path
 
 
+def write_local_plan(
+    folder: Path,
+    data: Path,
+    engine: Path,
+    *,
+    models: Sequence[object],
+    judges: Sequence[object] = (),
+    **others: object,
+) -> Path:
+    """A plan whose models an engine here serves, with no judge unless some are given."""
+    defaults = {"data-root": str(data), "engine": str(engine)}
+    return write_plan(folder, None, data=data, models=models, judges=judges, defaults=defaults, **others)
+
+
 def hosted_at(target: Simulator | None, model: str) -> dict[str, object]:
     """A plan's entry for a model that is asked at a simulator, if there is one."""
     at = {} if target is None else {"base-url": target.base_url, "api-key-env": "CANARY_KEY"}

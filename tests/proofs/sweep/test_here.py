@@ -19,7 +19,7 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.limiters import TokenBucket
-from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.sweeps import processes_of, tables, write_local_plan, write_plan
 from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
@@ -169,14 +169,7 @@ def test_watching_waits_for_the_first_checkpoint_and_leaves_out_one_whose_name_i
     local: LocalDesk, tmp_path: Path
 ) -> None:
     """It is said, once, and ends no other cell; that it was left out is no success."""
-    plan = write_plan(
-        tmp_path,
-        None,
-        data=local.data,
-        models=["./*/final"],
-        judges=[],
-        defaults={"data-root": str(local.data), "engine": str(local.engine)},
-    )
+    plan = write_local_plan(tmp_path, local.data, local.engine, models=["./*/final"])
     process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
     process.wait_until_said("./*/final matches no folder. Waiting for it.")
     checkpoint(tmp_path / "later" / "b" / "final").parent.rename(tmp_path / "b")
@@ -195,14 +188,7 @@ def test_watching_waits_for_the_first_checkpoint_and_leaves_out_one_whose_name_i
 
 def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:
     checkpoint(tmp_path / "ckpt" / "step-1")
-    plan = write_plan(
-        tmp_path,
-        None,
-        data=local.data,
-        models=["./ckpt/step-*"],
-        judges=[],
-        defaults={"data-root": str(local.data), "engine": str(local.engine)},
-    )
+    plan = write_local_plan(tmp_path, local.data, local.engine, models=["./ckpt/step-*"])
     process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
     process.wait_until_said("step-1: done")
 
