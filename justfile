@@ -69,7 +69,7 @@ planted *args:
 crash-orders *args:
     uv run python -m tests.simulation.crash_orders "$@"
 
-# Let every call of the file system fail in small runs, one after the other, and resume them (six minutes)
+# Let every call of the file system fail in small runs, one after the other, and resume them (eight minutes on two cores)
 io-errors *args:
     uv run python -m tests.simulation.io_errors "$@"
 

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.simulation.history import draw_plan
-from tests.simulation.laboratory import Laboratory, explore, memory
+from tests.simulation.laboratory import Laboratory, explore, fix_hashes, memory
 from tests.simulation.shrink import shrink
 
 SEEDS = 1000
-# Sets of words are walked through in the order of their hashes: each process has to have the same.
-HASHES = {"PYTHONHASHSEED": "0"}
 
 
 def show(seed: int) -> int:
@@ -63,8 +61,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != HASHES["PYTHONHASHSEED"]:
-        os.execve(
-            sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | HASHES
-        )
+    fix_hashes("tests.simulation")
     sys.exit(main(sys.argv[1:]))

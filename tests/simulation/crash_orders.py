@@ -28,6 +28,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.simulation.disk import FOLDER, Disk, Op, Recorder, Trace
+from tests.simulation.laboratory import fix_hashes
 from tests.simulation.loop import LONGEST_THREAD_S
 from tests.simulation.promises import (
     Broken,
@@ -37,7 +38,7 @@ from tests.simulation.promises import (
     require_lines,
     require_torn_kept,
 )
-from tests.simulation.small_run import Session, SmallRun, at_once, fix_hashes
+from tests.simulation.small_run import Session, SmallRun, at_once
 from tests.simulation.world import World
 from vlsb.errors import StoreError, VlsbError
 from vlsb.store.repair import repair_run

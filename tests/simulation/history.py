@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import signal
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from tests.simulation.faults import KEY
 from tests.simulation.loop import Deadlock
 from tests.simulation.network import LATENCY_S
 from tests.simulation.provider import CallFault, Provider, draw_batch_plan, draw_call_fault
-from tests.simulation.world import BEGAN_AT, World
+from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.run_files import records
@@ -224,7 +223,7 @@ class History:
     def _session(self, number: int, session: SessionPlan, *, is_last: bool) -> None:
         self._arrivals, self._handed_over, self._paid_usd, self._spent_at = [], [], 0.0, None
         self.has_stopped, self.provider.calls, self.provider.call_faults = False, 0, session.call_faults
-        with _quietly():
+        with quietly():
             if self._is_killed(number, session, is_last=is_last):
                 # What a dead session still wants to do goes to a directory that nobody looks at again.
                 # What ends as it is freed may leave something that is freed only then.
@@ -564,14 +563,6 @@ class _Main:
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a journal; a missing one is empty."""
     return records(path.read_bytes()) if path.exists() else []
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """What a killed session says when its memory is freed is nobody's business."""
-    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        yield
 
 
 @contextmanager

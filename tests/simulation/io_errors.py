@@ -14,6 +14,7 @@ import random
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import vlsb
 from tests.simulation.crash_orders import BEFORE, build
 from tests.simulation.disk import Call, Disk
+from tests.simulation.laboratory import fix_hashes
 from tests.simulation.promises import (
     Broken,
     State,
@@ -32,7 +34,7 @@ from tests.simulation.promises import (
     require_lines,
     require_torn_kept,
 )
-from tests.simulation.small_run import Session, SmallRun, at_once, fix_hashes
+from tests.simulation.small_run import Session, SmallRun, at_once
 from tests.simulation.world import World
 from vlsb.errors import VlsbError
 
@@ -213,8 +215,13 @@ class Figures:
     sessions: int = 0
     calls: int = 0
     faults: int = 0
-    ends: dict[str, int] = field(default_factory=dict)
+    ends: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+
+    def add(self, other: Figures) -> None:
+        """Count another part."""
+        for name in ("sessions", "calls", "faults", "ends", "broken"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def explore(directory: Path, data: Path, seed: int, *, share: float) -> Figures:
@@ -242,7 +249,7 @@ def explore(directory: Path, data: Path, seed: int, *, share: float) -> Figures:
                 f"seed {seed} ({name}), call {at}, {calls[at][0]}: {fault.name} {how}: {problem}"
             )
         else:
-            figures.ends[end] = figures.ends.get(end, 0) + 1
+            figures.ends[end] += 1
     return figures
 
 
@@ -261,17 +268,11 @@ def main(words: Sequence[str]) -> int:
     asked = parser.parse_args(words)
     began, total = time.monotonic(), Figures()
     seeds = range(1, asked.seeds + 1) if asked.seed is None else [asked.seed]
-    ends: dict[str, int] = {}
     for figures in at_once(partial(explore, share=asked.share), iter(seeds), asked.processes):
-        total.sessions += figures.sessions
-        total.calls += figures.calls
-        total.faults += figures.faults
-        total.broken += figures.broken
-        for end, times in figures.ends.items():
-            ends[end] = ends.get(end, 0) + times
+        total.add(figures)
         for each in figures.broken:
             print(each, flush=True)
-    how = ", ".join(f"{end} {times:,}" for end, times in sorted(ends.items()))
+    how = ", ".join(f"{end} {times:,}" for end, times in sorted(total.ends.items()))
     print(
         f"{total.faults:,} faults at {total.calls:,} calls of {total.sessions} sessions ({how}), "
         f"{len(total.broken)} broken promises, {time.monotonic() - began:,.0f} s"

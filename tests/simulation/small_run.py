@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
-import sys
 import tempfile
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import vlsb.api
-from tests.simulation.__main__ import HASHES
 from tests.simulation.faults import ANSWERS
 from tests.simulation.history import HOST, KEY_VARIABLE, set_environment, write_data
 from tests.simulation.laboratory import memory
-from tests.simulation.world import World
+from tests.simulation.world import World, quietly
 from tests.support.endpoint import sample_of
 from vlsb.errors import VlsbError
 from vlsb.records import Outcome
@@ -132,7 +127,7 @@ class SmallRun:
                 if simulator.errors:
                     raise simulator.errors[0]
 
-        with world.entered(), _quietly():
+        with world.entered(), quietly():
             try:
                 world.run(main())
             except VlsbError as problem:
@@ -141,6 +136,7 @@ class SmallRun:
                 session.took_s = world.loop.time()
                 world.loop.forget()
                 world.loop.close()
+            gc.collect()
         return session
 
 
@@ -150,15 +146,6 @@ _OPTIONS: dict[str, Any] = {
     "judge_api_key_env": KEY_VARIABLE,
     "fail_on_error": "100%",
 }
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
 
 
 _Result = TypeVar("_Result")
@@ -194,9 +181,3 @@ def _open(directory: str) -> None:
 
 def _in_place(work: Callable[[Path, Path, int], _Result], seed: int) -> _Result:
     return work(*_place, seed)
-
-
-def fix_hashes(module: str) -> None:
-    """Start the module again unless sets of words have one order in each process."""
-    if os.environ.get("PYTHONHASHSEED") != HASHES["PYTHONHASHSEED"]:
-        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], os.environ | HASHES)

@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.simulation.__main__ import HASHES
 from tests.simulation.crash_orders import NONE, build, pending, record, require_promises
 from tests.simulation.history import set_environment, write_data
 from tests.simulation.io_errors import Fault, calls_of, require_read, require_survived, snapshot
+from tests.simulation.laboratory import HASHES
 from tests.simulation.planted import ROOT
 from tests.simulation.promises import Broken
 from tests.simulation.small_run import SmallRun

@@ -13,6 +13,7 @@ import secrets
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -150,3 +151,12 @@ class World:
 
     def _token(self, length: int = 16) -> str:
         return self.draw.randbytes(length).hex()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Hide what a dead session says when its memory is freed, which is nobody's business."""
+    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
+        for kind in (RuntimeWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
