@@ -59,11 +59,11 @@ batch-crash kills="200" *args:
 
 # Run whole evaluations on seeds, in virtual time: 1,000 histories of faults, kills and restarts, or --seed N
 simulate *args:
-    uv run python -m tests.simulation "$@"
+    uv run --group extras python -m tests.simulation "$@"
 
 # Plant defects and see which seed finds each
 planted *args:
-    uv run python -m tests.simulation.planted "$@"
+    uv run --group extras python -m tests.simulation.planted "$@"
 
 # Build what a crash may leave of small runs, in every order of writes, and resume it: 20,000 states or as many as asked for
 crash-orders *args:

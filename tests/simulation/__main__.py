@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.simulation.history import draw_plan
 from tests.simulation.laboratory import Laboratory, explore, fix_hashes, memory
+from tests.simulation.provider import HAS_SDK
 from tests.simulation.shrink import shrink
 
 SEEDS = 1000
@@ -57,6 +58,8 @@ def main(words: Sequence[str]) -> int:
         f"{total.histories:,} histories of {total.virtual_s / 3600:,.0f} virtual hours in {wall_s:,.0f} s "
         f"({total.histories / wall_s:.1f} a second), {len(total.problems)} violations"
     )
+    if not HAS_SDK:
+        print("None of them was by batch: that needs the extra `batch`.")
     return 1 if total.problems else 0
 
 

@@ -29,7 +29,7 @@ from tests.simulation import faults
 from tests.simulation.faults import KEY
 from tests.simulation.loop import Deadlock
 from tests.simulation.network import LATENCY_S
-from tests.simulation.provider import CallFault, Provider, draw_batch_plan, draw_call_fault
+from tests.simulation.provider import HAS_SDK, CallFault, Provider, draw_batch_plan, draw_call_fault
 from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
@@ -158,7 +158,7 @@ def draw_plan(seed: int) -> Plan:
         latency_s,
         budget_bytes,
         [*sessions, SessionPlan()],
-        batches,
+        batches if HAS_SDK else None,
     )
 
 

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import orjson
 
@@ -20,6 +21,9 @@ from vlsb.simulator.batches import Batches
 
 REFUSALS = ("429", "429 with a wait")
 """Replies after which nothing was made: who gets one may rightly ask again."""
+
+HAS_SDK = all(map(find_spec, ("openai", "aiofiles")))
+"""Whether the extra `batch` is installed: without it no history is by batch."""
 
 # More downloads than a session tries.
 MOST_HALVES = 9
