@@ -298,7 +298,7 @@ def test_a_download_is_heard_with_its_bytes(bench: Bench) -> None:
     async def run() -> None:
         def let_it_go_once_heard(progress: Step) -> None:
             bench.heard.append(progress)
-            if progress.stage == "downloading":
+            if progress.done_bytes == DOWNLOADED_BYTES:
                 go.touch()
 
         server = await bench.launch(on_progress=let_it_go_once_heard, HOLD=str(go), HOLD_AT="downloading")
@@ -306,7 +306,7 @@ def test_a_download_is_heard_with_its_bytes(bench: Bench) -> None:
 
     asyncio.run(run())
 
-    assert DOWNLOADED_BYTES in [each.done_bytes for each in bench.heard if each.stage == "downloading"]
+    assert ("downloading", DOWNLOADED_BYTES) in [(each.stage, each.done_bytes) for each in bench.heard]
 
 
 def test_what_a_broken_download_left_is_not_taken_for_one(bench: Bench) -> None:
