@@ -664,7 +664,7 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
     }
     assert f"up to {policy.backoff_cap_s:g} s" in page
     assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row end for the same reason" in page
-    assert f"kept at {100 * rates.AIM:g} %" in page
+    assert f"used to {100 * rates.AIM:g} %" in page
     assert f"at most {rates.AHEAD:g} times the limit ({rates.WINDOW_AHEAD:g} times" in page
 
 
