@@ -46,7 +46,7 @@ class Size:
 
 def make_data(root: Path, size: Size) -> Path:
     """Write the data set unless the folder holds it already, and read it once so that it is cached."""
-    wanted = {"rows": size.rows, "pictures": size.images, "bytes": size.image_bytes}
+    wanted = {"rows": size.rows, "images": size.images, "bytes": size.image_bytes}
     made = root / MADE_FILE
     if not made.is_file() or json.loads(made.read_text()) != wanted:
         (root / "imgs").mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--pictures", type=int, default=IMAGES)
+    parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--bytes", type=int, default=IMAGE_BYTES)
     chosen = parser.parse_args()
     make_data(chosen.folder, Size(chosen.rows, chosen.images, chosen.bytes))

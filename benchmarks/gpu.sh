@@ -34,7 +34,7 @@ finish() {
 }
 trap finish EXIT
 
-# The current engine's `vllm`, whichever family is measured: the older one's benchmark sends no pictures.
+# The current engine's `vllm`, whichever family is measured: the older one's benchmark sends no images.
 bench_program() {
   in_env python -c 'import os
 from vlsb.engines.hardware import gpus
@@ -44,7 +44,7 @@ from vlsb.models.profile import CURRENT
 print(engine_prefix(CURRENT, Places.of(os.environ), has_gpu=bool(gpus(os.environ))) / "bin" / "vllm")'
 }
 
-# The data set, in this order: the one given, the hub's, a stand-in with its numbers of rows and pictures.
+# The data set, in this order: the one given, the hub's, a stand-in with its numbers of rows and images.
 data_options=()
 choose_data() {
   if [ -n "${DATA_ROOT:-}" ]; then
@@ -56,7 +56,7 @@ choose_data() {
   fi
 }
 
-# 2,241 rows and 1,957 pictures of about 1.2 MB, 1024 x 1024: VLSBench's numbers with nothing of its content.
+# 2,241 rows and 1,957 images of about 1.2 MB, 1024 x 1024: VLSBench's numbers with nothing of its content.
 stand_in() {
   in_env python - "$1" <<'PYTHON'
 import json
@@ -69,7 +69,7 @@ from PIL import Image
 
 root = Path(sys.argv[1])
 (root / "imgs").mkdir(parents=True, exist_ok=True)
-words = "What does this picture show and how would you describe its colours to somebody in a letter".split()
+words = "What does this image show and how would you describe its colours to somebody in a letter".split()
 generator = random.Random(0)
 rows = []
 for number in range(2241):
@@ -93,7 +93,7 @@ draft.replace(root / "data.json")
 PYTHON
 }
 
-# The same pictures and words as the engine's own benchmark takes them, in the family's order of parts.
+# The same images and words as the engine's own benchmark takes them, in the family's order of parts.
 bench_rows() {
   in_env python - "$1" "$2" "${SAMPLES:-0}" "${data_options[@]:1}" <<'PYTHON'
 import hashlib
@@ -111,16 +111,16 @@ else:
     root = fetch_dataset(revision=None, offline=True).files
 dataset = load_dataset(root)
 samples = dataset.samples[: count or None]
-pictures = out.parent / "pictures"
-pictures.mkdir(parents=True, exist_ok=True)
+images = out.parent / "images"
+images.mkdir(parents=True, exist_ok=True)
 with out.open("w", encoding="utf-8") as rows:
     for sample in samples:
         content = dataset.read(sample)
-        file = pictures / f"{hashlib.sha256(content).hexdigest()}.img"
+        file = images / f"{hashlib.sha256(content).hexdigest()}.img"
         file.write_bytes(content)
         text = {"type": "text", "text": sample.instruction.expose()}
-        picture = {"type": "image", "image": str(file.resolve())}
-        parts = [picture, text] if family.protocol.image_first else [text, picture]
+        image = {"type": "image", "image": str(file.resolve())}
+        parts = [image, text] if family.protocol.image_first else [text, image]
         rows.write(json.dumps({"content": [part for part in parts if part.get("text", " ")]}) + "\n")
 PYTHON
 }
@@ -137,7 +137,7 @@ stop_sampling() {
   sampler=
 }
 
-# A fresh engine for each of the two, so that neither finds the other's pictures in a cache.
+# A fresh engine for each of the two, so that neither finds the other's images in a cache.
 start_engine() {
   in_env vlsb serve "$1" --detach ${WEIGHTS:+--weights "$WEIGHTS"} >&2
   family=$1

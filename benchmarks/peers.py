@@ -25,7 +25,7 @@ from benchmarks.commands import COMMANDS, VLSB, Call
 from benchmarks.data import DATA, IMAGE_BYTES, IMAGES, ROWS, Size
 
 NAME = "peers"
-INSPECT, INSPECT_LEAN, EVALSCOPE = "inspect_ai", "inspect_ai, no pictures in its log", "evalscope"
+INSPECT, INSPECT_LEAN, EVALSCOPE = "inspect_ai", "inspect_ai, no images in its log", "evalscope"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Peer:
 
 
 PEERS = {
-    INSPECT: Peer("inspect_ai", "inspect_job", ("pictures",)),
+    INSPECT: Peer("inspect_ai", "inspect_job", ("images",)),
     INSPECT_LEAN: Peer("inspect_ai", "inspect_job", ("none",)),
     EVALSCOPE: Peer("evalscope", "evalscope_job"),
 }
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = [int(count) for count in chosen.samples.split(",")]
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
         bench = replace(
-            open_bench(chosen.data / "pictures", Size(ROWS, IMAGES, IMAGE_BYTES), Path(folder)),
+            open_bench(chosen.data / "images", Size(ROWS, IMAGES, IMAGE_BYTES), Path(folder)),
             commands={VLSB: COMMANDS[VLSB]}
             | {name: words_of(peer, pythons[peer.package]) for name, peer in PEERS.items()},
             only_target=frozenset({EVALSCOPE}),

@@ -161,7 +161,7 @@ def measure_all(plan: Plan, parts: Sequence[str], bench: Bench, larger: Bench) -
         measured["latency"] = alternate(latency_cells(plan), bench, rounds=1)
     if "memory" in parts:
         measured["memory"] = alternate(memory_cells(plan), bench, rounds=1)
-        measured["memory, larger pictures"] = alternate(memory_cells(plan)[:1], larger, rounds=1)
+        measured["memory, larger images"] = alternate(memory_cells(plan)[:1], larger, rounds=1)
     return measured
 
 
@@ -187,7 +187,7 @@ def targets(measured: Mapping[str, Measured]) -> list[Target]:
     if "field" in measured:
         found += _field_targets(measured["field"])
     if "memory" in measured:
-        found += _memory_targets(measured["memory"], measured["memory, larger pictures"])
+        found += _memory_targets(measured["memory"], measured["memory, larger images"])
     return found
 
 
@@ -251,7 +251,7 @@ def _memory_targets(measured: Measured, larger: Measured) -> Iterator[Target]:
     )
     doubled = _peak(larger[fewest])
     yield Target(
-        "independent of the pictures' size (once and twice as large)",
+        "independent of the images' size (once and twice as large)",
         f"{peaks[fewest]:.0f} and {doubled:.0f} MB",
         doubled <= SAME_MEMORY * peaks[fewest],
     )
@@ -271,7 +271,7 @@ def render(result: Mapping[str, Any]) -> str:
         ("field", "No latency:"),
         ("latency", "Lognormal latency (sigma 0.4):"),
         ("memory", "vlsb's memory:"),
-        ("memory, larger pictures", "The same with pictures of twice the size:"),
+        ("memory, larger images", "The same with images of twice the size:"),
     ):
         if part in measured:
             pieces += [title, _field_table(measured[part])]
@@ -334,12 +334,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     plan, parts = PLANS[chosen.plan], chosen.parts.split(",")
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
-        bench = open_bench(chosen.data / "pictures", plan.size, Path(folder))
+        bench = open_bench(chosen.data / "images", plan.size, Path(folder))
         larger = bench
         if "memory" in parts:
             fewest = min(plan.memory_samples)
             size = Size(fewest, fewest, 2 * plan.size.image_bytes)
-            larger = replace(bench, data=make_data(chosen.data / "larger-pictures", size))
+            larger = replace(bench, data=make_data(chosen.data / "larger-images", size))
         measured = measure_all(plan, parts, bench, larger)
     result = {
         "plan": chosen.plan,

@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     size = Size(chosen.samples, min(IMAGES, chosen.samples), chosen.image_bytes)
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
-        result = _run_all(chosen, open_bench(chosen.data / "pictures", size, Path(folder)))
+        result = _run_all(chosen, open_bench(chosen.data / "images", size, Path(folder)))
     results.save(NAME, result, chosen.results)
     print(render(result))
 

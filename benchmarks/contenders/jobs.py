@@ -89,7 +89,7 @@ class Frame:
 def frame(lane: str) -> Frame:
     """The frame of a lane's requests, for those who build their bodies by hand."""
     sampling = SAMPLING if lane == TARGET else JUDGE_SAMPLING
-    body = {"model": lane, "messages": messages("@text", "data:image/png;base64,@picture"), **sampling}
+    body = {"model": lane, "messages": messages("@text", "data:image/png;base64,@image"), **sampling}
     before, rest = json.dumps(body, separators=(",", ":")).split('"@text"')
-    between, after = rest.split("@picture")
+    between, after = rest.split("@image")
     return Frame(before.encode(), between.encode(), after.encode())

@@ -63,7 +63,7 @@ def main() -> None:
         task,
         model=_model(job, TARGET, 128),
         log_dir=str(job.output.parent / "logs"),
-        log_images=logged == "pictures",
+        log_images=logged == "images",
         display="none",
     )
     if log.status != "success":
