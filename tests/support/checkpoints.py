@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from vlsb.engines.llava.build import MANIFEST
+from vlsb.engines.checkpoint import MANIFEST
 from vlsb.models.profile import FAMILIES
 
 

@@ -24,6 +24,8 @@ from vlsb.steps import OnProgress
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# Only what `vlsb convert llava` has made has this one.
+MANIFEST = "conversion.json"
 # What is read here: the engine fetches the rest itself, and shows how far it is.
 SMALL_FILES = (
     CONFIG,

@@ -129,7 +129,7 @@ _Message = str | Callable[[re.Match[str], str], str]
 
 
 def _rule(code: str, pattern: str, message: _Message) -> tuple[str, re.Pattern[str], _Message]:
-    """A cause's code, how it looks in a log, and what to say: a text with the match's groups, or a function."""
+    """Make a rule: its code, how it looks in a log, and a text for the groups of the match, or a function."""
     return code, re.compile(pattern, re.DOTALL), message
 
 

@@ -27,7 +27,7 @@ from vlsb.engines.hardware import Gpu, GpuListing, list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.install import AUTO, Engine, find_engine, install_command, installed_engines, pinned_version
 from vlsb.engines.lease import decline, ready_engine
-from vlsb.engines.llava.source import weight_files
+from vlsb.engines.llava.layout import weight_files
 from vlsb.engines.placement import weights_to_load, with_free_gpus
 from vlsb.engines.plan import Wishes
 from vlsb.engines.registry import Places, ServerRecord, find_running, read_records

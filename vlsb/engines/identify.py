@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
-from vlsb.engines.checkpoint import read_config_json
+from vlsb.engines.checkpoint import MANIFEST, read_config_json
 from vlsb.engines.install import Engine
-from vlsb.engines.llava.build import MANIFEST
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, ModelProfile
 

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.config import NOTHING, OFFICIAL_TARGET_TOKENS, START_TIMEOUT_S, THINKING_TOKENS
-from vlsb.engines.checkpoint import CONFIG, SMALL_FILES, Weights, chat_template, json_object, open_weights
+from vlsb.engines.checkpoint import (
+    CONFIG,
+    MANIFEST,
+    SMALL_FILES,
+    Weights,
+    chat_template,
+    json_object,
+    open_weights,
+)
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
 from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.identify import architectures_of, code_files, family_of
 from vlsb.engines.install import Engine, install_command, release, version_problem
-from vlsb.engines.llava.build import MANIFEST
 from vlsb.engines.vllm_options import normal, option_words, parse_options, require_whole_name
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import OVERRULED_IN_FILES, read_config

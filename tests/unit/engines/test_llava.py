@@ -24,10 +24,17 @@ from tests.support.command import Vlsb
 from tests.support.waiting import wait_until
 from vlsb.engines.checkpoint import wanted_files
 from vlsb.engines.install import Engine
-from vlsb.engines.llava import build as llava_build
+from vlsb.engines.llava import convert as llava_convert
 from vlsb.engines.llava.convert import convert_llava, read_manifest, servable_folder
-from vlsb.engines.llava.layout import added_tokens, plan_layout, plan_vocabulary
-from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
+from vlsb.engines.llava.layout import (
+    added_tokens,
+    plan_layout,
+    plan_vocabulary,
+    read_source,
+    read_tower,
+    tower_of,
+    weight_files,
+)
 from vlsb.engines.llava.weights import (
     RefusedWeights,
     WeightsJob,
@@ -416,7 +423,14 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [{}, {"weight_map": {}}, {"weight_map": {"a": "../b.bin"}}, {"weight_map": {"a": 1}}]
+    "index",
+    [
+        {},
+        {"weight_map": {}},
+        {"weight_map": {"a": "../b.bin"}},
+        {"weight_map": {"a": 1}},
+        {"weight_map": {"a": ["b.bin"]}},
+    ],
 )
 def test_an_index_that_lists_no_parts_of_this_folder_is_refused(
     index: Mapping[str, Any], tmp_path: Path
@@ -745,7 +759,7 @@ def test_a_disk_without_room_is_noticed_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_source(tmp_path / "source")
-    monkeypatch.setattr(llava_build, "free_disk_bytes", lambda _: 1000)
+    monkeypatch.setattr(llava_convert, "free_disk_bytes", lambda _: 1000)
 
     with pytest.raises(StoreError, match="no room"):
         convert(source, tmp_path / "out", stand_in(tmp_path))
