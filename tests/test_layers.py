@@ -246,7 +246,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
         *(
             "engines.doctor",
             "engines.prompt_check",
-            "engines.readiness",
+            "engines.launch",
             "engines.supervisor",
             "models.providers",
             "sweep.on_ray",
@@ -273,7 +273,7 @@ def test_a_heavy_library_is_known_where_it_is_needed_and_nowhere_else(
 def test_only_the_data_room_decodes_images_and_the_engines_draw_their_probe() -> None:
     users = {each.importer for each in all_imports() if each.imported.split(".")[0] == "PIL"}
 
-    assert {each for each in users if room(each) != "data"} == {"engines.readiness"}
+    assert {each for each in users if room(each) != "data"} == {"engines.launch"}
 
 
 def test_every_room_says_in_one_paragraph_what_it_owns() -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 from vlsb.config import OFFICIAL_TARGET_SAMPLING, ModelSettings
 from vlsb.endpoints.request import first_guess
-from vlsb.engines.checkpoint import open_weights
+from vlsb.engines.checkpoint import identify, open_weights
 from vlsb.engines.hardware import gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.install import Engine
 from vlsb.engines.placement import memory_needed
 from vlsb.engines.plan import Wishes, plan_server, weights_revision

@@ -26,8 +26,8 @@ from vlsb.cli.views import ServerView
 from vlsb.endpoints import loops
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
+from vlsb.engines.checkpoint import identify
 from vlsb.engines.hardware import list_gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.launch import RunningServer, exited_error
 from vlsb.engines.lease import EngineLease, engine_lease
 from vlsb.engines.plan import Wishes

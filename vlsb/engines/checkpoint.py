@@ -3,7 +3,8 @@
 Two checkpoints with the same digest have the same settings, tokenizer, template, tensor names, types and
 shapes, and the same 16 KiB in the middle of every tensor (small tensors whole). Training changes nearly all
 tensors, so other weights have another digest; a single altered number may stay unseen. Hashing all of them
-would read 15 GB at each start.
+would read 15 GB at each start. Its kind, a family or an architecture, is known by its config.json alone:
+nothing else is downloaded for that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from typing import IO, Any
 from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.hub import Repository
+from vlsb.models.profile import FAMILIES, GENERIC, NEWER, ModelProfile
 from vlsb.steps import OnProgress
 
 CONFIG = "config.json"
@@ -333,6 +335,73 @@ def _served_files(names: Iterable[str]) -> list[str]:
     """Return what an engine may read: no weights in a second form, no images, nothing of other programs."""
     kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
     return [name for name in names if "/" not in name and name.endswith(kinds)]
+
+
+# What kind it is.
+
+
+def identify(
+    model: ModelProfile, *, weights: str | None, revision: str | None, offline: bool
+) -> ModelProfile:
+    """Find the profile of a model that is named by its checkpoint: its family's or the generic one. Blocking.
+
+    A model with a family is what it is. `weights` and `revision` replace the model's own. Raises ConfigError
+    for what is no checkpoint, AuthenticationError where the Hub wants a token.
+    """
+    if model.family != GENERIC or not model.is_local:
+        return model
+    config, folder = read_config_json(
+        weights or model.weights, revision=revision or model.revision, offline=offline
+    )
+    architectures = architectures_of(config)
+    if not architectures:
+        raise ConfigError(f"{model.name}: its config.json names no architecture, so no engine can serve it.")
+    family = family_of(config, is_converted=(folder / MANIFEST).is_file())
+    if family is None:
+        return replace(model, architecture=architectures[0])
+    return replace(
+        family,
+        name=model.name,
+        weights=model.weights,
+        revision=model.revision,
+        own_config=model.own_config,
+    )
+
+
+def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile | None:
+    """Return the family that serves what a config.json describes; what we converted is told apart."""
+    architectures, vision_type = architectures_of(config), _vision_type(config)
+    for family in (*FAMILIES.values(), *NEWER.values()):
+        if family.source_architecture is not None:
+            if family.source_architecture in architectures:
+                return family
+            if is_converted and family.architecture in architectures:
+                return family
+        elif not is_converted and family.serves(architectures, vision_type):
+            return family
+    return None
+
+
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the architectures that a config.json names."""
+    found = config.get("architectures")
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _vision_type(config: Mapping[str, Any]) -> str | None:
+    vision = config.get("vision_config")
+    found = vision.get("model_type") if isinstance(vision, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def code_files(config: Mapping[str, Any]) -> list[str]:
+    """Return the Python files of its own repository that a config file wants to be run."""
+    named = config.get("auto_map")
+    if not isinstance(named, Mapping):
+        return []
+    places = [each for value in named.values() for each in (value if isinstance(value, list) else [value])]
+    modules = {str(each).rpartition("--")[2].partition(".")[0] for each in places if each}
+    return sorted(f"{module}.py" for module in modules)
 
 
 # What it says.

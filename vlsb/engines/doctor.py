@@ -21,10 +21,9 @@ import httpx
 
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
-from vlsb.engines.checkpoint import Weights
+from vlsb.engines.checkpoint import Weights, identify
 from vlsb.engines.checks import Machine, disk_obstacle, driver_obstacle, gib, room_obstacle
 from vlsb.engines.hardware import Gpu, GpuListing, list_gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.install import AUTO, Engine, find_engine, install_command, installed_engines, pinned_version
 from vlsb.engines.lease import decline, ready_engine
 from vlsb.engines.llava.layout import weight_files

@@ -21,10 +21,9 @@ from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
 from vlsb.engines.llava.convert import servable_folder
-from vlsb.engines.own_prompt import check_own_prompt
 from vlsb.engines.placement import with_free_gpus
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
-from vlsb.engines.prompt_check import check_parity, expected_ids
+from vlsb.engines.prompt_check import check_own_prompt, check_parity, expected_ids
 from vlsb.engines.registry import (
     Places,
     ServerRecord,

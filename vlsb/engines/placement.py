@@ -14,10 +14,9 @@ from typing import Any
 
 from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
 from vlsb.engines.diagnosis import USUAL_SHARE
-from vlsb.engines.facts import context_limit
+from vlsb.engines.facts import context_limit, normal, parse_options
 from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.plan import GpuLease, Wishes, check_layout, weights_revision
-from vlsb.engines.vllm_options import normal, parse_options
 from vlsb.errors import ServerError
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import GIB, ModelProfile

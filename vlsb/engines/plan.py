@@ -18,15 +18,25 @@ from vlsb.engines.checkpoint import (
     MANIFEST,
     SMALL_FILES,
     Weights,
+    architectures_of,
     chat_template,
+    code_files,
+    family_of,
     json_object,
     open_weights,
 )
-from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
+from vlsb.engines.facts import (
+    context_limit,
+    is_inline,
+    normal,
+    option_words,
+    parse_options,
+    require_whole_name,
+    server_facts,
+    setting_deviations,
+)
 from vlsb.engines.hardware import Gpu, visible_gpus
-from vlsb.engines.identify import architectures_of, code_files, family_of
 from vlsb.engines.install import Engine, install_command, release, version_problem
-from vlsb.engines.vllm_options import normal, option_words, parse_options, require_whole_name
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import OVERRULED_IN_FILES, read_config
 from vlsb.models.profile import CODE_ARCHITECTURES, GENERIC, ModelProfile, shipped_config

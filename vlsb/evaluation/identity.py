@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vlsb import config
 from vlsb.data import Selection, load_named, select
-from vlsb.engines.identify import identify
+from vlsb.engines.checkpoint import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
 from vlsb.evaluation.judges import Judges, resolve_judges

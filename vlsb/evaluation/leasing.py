@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from vlsb.engines.checkpoint import identify
 from vlsb.engines.hardware import Gpu, list_gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, decline, engine_lease
 from vlsb.engines.placement import gpus_taken, wishes_apart
 from vlsb.engines.plan import GpuLease, Lora, Wishes

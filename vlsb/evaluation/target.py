@@ -11,7 +11,7 @@ from vlsb import config
 from vlsb.config import Party
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.credentials import Credentials, load_credentials
-from vlsb.engines.identify import identify
+from vlsb.engines.checkpoint import identify
 from vlsb.errors import ConfigError, UnknownModelError, UnreachableError
 from vlsb.evaluation.judges import DEMO
 from vlsb.evaluation.options import ONLY_ENGINES, RunOptions, as_flag, parse_headers

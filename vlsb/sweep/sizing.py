@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlsb.engines.checkpoint import open_weights
-from vlsb.engines.identify import identify
+from vlsb.engines.checkpoint import identify, open_weights
 from vlsb.engines.placement import declares_gpus, gpus_needed, gpus_taken
 from vlsb.engines.plan import Wishes
 from vlsb.errors import StoreError, VlsbError

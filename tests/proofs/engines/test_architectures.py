@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.proofs.engines.conftest import engine_of
-from vlsb.engines.identify import engine_architectures, shipped_architectures
+from vlsb.engines.checks import engine_architectures, shipped_architectures
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, NEWER, EnginePin
 
 

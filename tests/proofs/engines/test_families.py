@@ -14,7 +14,7 @@ from PIL import Image
 from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
 from tests.support.datasets import sample_row, write_dataset
-from vlsb.engines.readiness import probe_image
+from vlsb.engines.launch import probe_image
 from vlsb.models.profile import CURRENT, NEWER
 
 SAMPLES = 6

@@ -12,9 +12,8 @@ import pytest
 from tests.proofs.engines.conftest import engine_of
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.lease import engine_lease
-from vlsb.engines.own_prompt import check_own_prompt
 from vlsb.engines.plan import ServerPlan, Wishes
-from vlsb.engines.prompt_check import check_parity, engine_ids, expected_ids
+from vlsb.engines.prompt_check import check_own_prompt, check_parity, engine_ids, expected_ids
 from vlsb.errors import ServerError
 from vlsb.models.catalog import find_profile
 from vlsb.models.profile import FAMILIES

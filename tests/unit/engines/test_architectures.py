@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlsb.engines.identify import (
+from vlsb.engines.checks import (
     Architectures,
     engine_architectures,
     require_served,

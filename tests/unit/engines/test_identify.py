@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import converted
-from vlsb.engines.identify import code_files, identify
+from vlsb.engines.checkpoint import code_files, identify
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import find_profile
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, ModelProfile

@@ -19,7 +19,7 @@ from tests.support import fake_engine
 from tests.support.waiting import wait_until
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.launch import RunningServer
-from vlsb.engines.own_prompt import OwnPrompt, check_own_prompt
+from vlsb.engines.prompt_check import OwnPrompt, check_own_prompt
 from vlsb.errors import ServerError
 from vlsb.models.profile import NEWER
 

@@ -17,10 +17,10 @@ from tests.support.checkpoints import checkpoint, converted
 from vlsb import strict_json
 from vlsb.engines import lease
 from vlsb.engines.checkpoint import Weights
+from vlsb.engines.facts import RESERVED, normal, parse_options
 from vlsb.engines.install import Engine
 from vlsb.engines.lease import plan_start
 from vlsb.engines.plan import CPU_CACHE_GIB, NO_DOMAIN, GpuLease, ServerPlan, Wishes, plan_server
-from vlsb.engines.vllm_options import RESERVED, normal, parse_options
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import find_profile, load_catalog
 from vlsb.models.profile import FAMILIES, ModelProfile, shipped_config

@@ -25,7 +25,7 @@ from vlsb.config import OFFICIAL_TARGET_TOKENS
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.expected_ids import LLAVA_V1
 from vlsb.engines.install import Engine
-from vlsb.engines.launch import RunningServer
+from vlsb.engines.launch import PROBE_SIZE, RunningServer, probe_image
 from vlsb.engines.plan import ServerPlan
 from vlsb.engines.prompt_check import (
     PROBE_TEXT,
@@ -35,7 +35,6 @@ from vlsb.engines.prompt_check import (
     expected_ids,
     probe_request,
 )
-from vlsb.engines.readiness import PROBE_SIZE, probe_image
 from vlsb.errors import ServerError
 from vlsb.models.profile import FAMILIES
 

@@ -13,7 +13,7 @@ import yaml
 
 import vlsb
 from tests.support import GOLDEN
-from vlsb.engines.vllm_options import CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
+from vlsb.engines.facts import CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import (
     CURRENT,
