@@ -373,8 +373,8 @@ def made(raw, added=None):
     folder = Path(given["folder"])
     (folder / "tokenizer.model").write_bytes(raw)
     try:
-        return program.served_tokenizer(program.Job(str(folder), added or {}, ("<image>", "<pad>")))
-    except program.Refused as refused:
+        return program.served_tokenizer(program.TokenizerJob(str(folder), added or {}, ("<image>", "<pad>")))
+    except program.RefusedTokenizer as refused:
         return str(refused)
 
 def with_runs(model):
@@ -417,7 +417,7 @@ tokens = ("<image>", "<other>", "<pad>")
 found = [behind.token_to_id(each) - rows for each in tokens]
 behind.save(given["folder"] + "/tokenizer.json")
 Path(given["folder"], "tokenizer.model").unlink()
-taken = program.served_tokenizer(program.Job(given["folder"], {}, ("<image>", "<pad>")))
+taken = program.served_tokenizer(program.TokenizerJob(given["folder"], {}, ("<image>", "<pad>")))
 found += [taken.token_to_id(each) - rows for each in tokens]
 """
 
