@@ -26,7 +26,6 @@ LEAVES = frozenset(
         "strict_yaml",
         "hub",
         "steps",
-        "wording",
         "dialect",
         "_version",
         "extras",

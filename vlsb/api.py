@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from vlsb.evaluation.python_options import options_of, path_of, text_of
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
 from vlsb.evaluation.settings import Resolved
 from vlsb.extras import lacks_extra
-from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
+from vlsb.records import JUDGED, Failure, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object, to_rows
 from vlsb.reports.encode import for_terminal
 from vlsb.steps import OnProgress
@@ -82,7 +82,22 @@ class Run:
         rows = {row.sample_id: row for row in self._state.manifest.samples}
         for key in self._state.asked_for():
             row = rows[key.sample_id]
-            yield self._answer(key, row.category, row.sub_category, file)
+            outcome, response = self._state.outcome(key, file), self._state.responses.get(key)
+            judged = self._state.rows(file)
+            verdict = judged.verdicts.get(key) if outcome in JUDGED else None
+            failure = (self._state.target_failures if response is None else judged.failures).get(key)
+            yield Answer(
+                sample_id=key.sample_id,
+                epoch=key.epoch,
+                category=row.category,
+                sub_category=row.sub_category,
+                outcome=outcome,
+                response=None if response is None else response.text,
+                label=None if verdict is None else verdict.label,
+                explanation=None if verdict is None else verdict.explanation,
+                failure=failure if failure is not None and failure.outcome is outcome else None,
+                reasoning=None if response is None else response.reasoning,
+            )
 
     def summary(self, judge: str | None = None) -> Summary:
         """Compute rates, intervals, bounds and the counts of outcomes, with the verdicts of one judge."""
@@ -113,7 +128,10 @@ class Run:
                 "outcome": each.outcome.value,
                 "label": None if each.label is None else each.label.value,
                 "failure": None if each.failure is None else each.failure.code,
-                **(_printable(each) if texts else {}),
+                **{
+                    field: None if (text := getattr(each, field)) is None else for_terminal(text, lines=True)
+                    for field in (("response", "reasoning", "explanation") if texts else ())
+                },
             }
             for each in self.answers(judge)
         ]
@@ -121,31 +139,6 @@ class Run:
     def _file(self, judge: str | None) -> str | None:
         entry = stored_judge(self._state.manifest, text_of("judge", judge), option="judge")
         return None if entry is None else entry.file
-
-    def _answer(self, key: Key, category: Untrusted, sub_category: Untrusted, file: str | None) -> Answer:
-        state = self._state
-        outcome, response = state.outcome(key, file), state.responses.get(key)
-        rows = state.judged.get(file or "")
-        verdict = rows.verdicts.get(key) if rows is not None and outcome in JUDGED else None
-        failures = state.target_failures if response is None else (rows.failures if rows is not None else {})
-        failure = failures.get(key)
-        return Answer(
-            sample_id=key.sample_id,
-            epoch=key.epoch,
-            category=category,
-            sub_category=sub_category,
-            outcome=outcome,
-            response=None if response is None else response.text,
-            label=None if verdict is None else verdict.label,
-            explanation=None if verdict is None else verdict.explanation,
-            failure=failure if failure is not None and failure.outcome is outcome else None,
-            reasoning=None if response is None else response.reasoning,
-        )
-
-
-def _printable(answer: Answer) -> dict[str, str | None]:
-    texts = {name: getattr(answer, name) for name in ("response", "reasoning", "explanation")}
-    return {name: None if text is None else for_terminal(text, lines=True) for name, text in texts.items()}
 
 
 def load_run(path: str | PathLike[str]) -> Run:
@@ -258,22 +251,16 @@ async def _carry_out(
     prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: Callable[[Progress], None] | None,
 ) -> Run:
-    listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    end = await run_turns(resolved.turns(), listeners, prepare_first)
-    if end.reason is not None:
-        raise end.reason
-    return await asyncio.to_thread(load_run, resolved.plan.directory)
-
-
-def _watcher(
-    on_progress: Callable[[Progress], None] | None,
-) -> Callable[[Progress], Coroutine[Any, Any, None]]:
     async def watch(progress: Progress) -> None:
         while on_progress is not None:
             on_progress(progress)
             await asyncio.sleep(PROGRESS_EVERY_S)
 
-    return watch
+    listeners = Listeners(say=lambda line: None, watch=watch, owns_signals=False)
+    end = await run_turns(resolved.turns(), listeners, prepare_first)
+    if end.reason is not None:
+        raise end.reason
+    return await asyncio.to_thread(load_run, resolved.plan.directory)
 
 
 def as_mapping(summary: Summary) -> Mapping[str, Any]:

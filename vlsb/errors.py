@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from vlsb.records import Untrusted
 
 
+def first_of(names: Sequence[object], most: int, *, separator: str = ", ") -> str:
+    """Return the first `most` of these, and how many others there are: `a, b and 3 more`."""
+    rest = len(names) - most
+    last_joint = " and" if separator == ", " else f"{separator}and"
+    return separator.join(map(str, names[:most])) + (f"{last_joint} {rest:,} more" if rest > 0 else "")
+
+
 class VlsbError(Exception):
     """A problem the user can read and act on: one line, no traceback.
 
@@ -201,7 +208,17 @@ def _lack(error: BaseException) -> MachineError | None:
         number = int(match[1]) if match else error.errno
     text = str(error).lower() if isinstance(error, ImportError) else ""
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(each in text for each in _NO_MEMORY):
-        return _no_memory()
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return MachineError(
+                "This machine has no more memory to give", advice="Close other programs on it."
+            )
+        return MachineError(
+            f"This process may take {limit // 2**20:,} MiB of memory and got no more",
+            advice="Raise the limit (`ulimit -v`).",
+        )
     if number == errno.EMFILE:
         return too_few_files("no more could be opened")
     if number == errno.ENFILE:
@@ -212,18 +229,6 @@ def _lack(error: BaseException) -> MachineError | None:
             advice="Raise the limits on memory and processes (`ulimit -v`, `ulimit -u`), or the container's.",
         )
     return None
-
-
-def _no_memory() -> MachineError:
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return MachineError("This machine has no more memory to give", advice="Close other programs on it.")
-    return MachineError(
-        f"This process may take {limit // 2**20:,} MiB of memory and got no more",
-        advice="Raise the limit (`ulimit -v`).",
-    )
 
 
 def too_few_files(what: str) -> MachineError:

@@ -10,7 +10,6 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from importlib.util import find_spec
@@ -97,13 +96,20 @@ class Installation:
 
     def _command(self, extra: str, source: str | Path, here: Path) -> list[str]:
         extras = sorted({*self.extras, extra})
-        requirement = _requirement(source, extras, here)
+        requirement = f"[{','.join(extras)}]"
+        if isinstance(source, Path):
+            requirement = f"{'.' if source == here else source}{requirement}"
+        else:
+            requirement = f"{_NAME}{requirement}" + (f" @ {source}" if source != _NAME else "")
         editable = ["--editable"] if self.is_editable else []
         if (receipt := self.environment / "uv-receipt.toml").is_file():
             others = _others(receipt)
             return ["uv", "tool", "install", "--force", *others, *editable, requirement]
-        if (self.environment / "pipx_metadata.json").is_file():
-            return ["pipx", "install", "--force", *_suffix(self.environment), *editable, requirement]
+        if (metadata := self.environment / "pipx_metadata.json").is_file():
+            pipx: Any = strict_json.loads(metadata.read_text("utf-8"))
+            name_suffix = pipx["main_package"].get("suffix")
+            suffix = ["--suffix", name_suffix] if name_suffix else []
+            return ["pipx", "install", "--force", *suffix, *editable, requirement]
         settings = self.environment / "pyvenv.cfg"
         is_made_by_uv = settings.is_file() and re.search(r"^uv *=", settings.read_text(), re.MULTILINE)
         if is_made_by_uv and self.environment.name == ".venv":
@@ -112,7 +118,9 @@ class Installation:
             if self.is_editable and project == source:
                 named = [word for each in extras for word in ("--extra", each)]
                 return ["uv", "sync", "--inexact", *where, *named]
-            if _is_locked_in(project):
+            lock = project / "uv.lock"
+            # A project of uv that depends on us.
+            if lock.is_file() and f'name = "{_NAME}"' in lock.read_text("utf-8"):
                 return ["uv", "add", *where, *editable, requirement]
         if re.match(r"(archive|environments)-v\d", self.environment.parent.name):
             return ["uvx", "--from", requirement, _NAME]
@@ -142,13 +150,6 @@ def _without_password(address: str) -> str:
     """An address for the screen: whoever installed from a private place knows how to get in."""
     url = urlsplit(address)
     return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-
-
-def _requirement(source: str | Path, extras: Sequence[str], here: Path) -> str:
-    named = f"[{','.join(extras)}]"
-    if isinstance(source, Path):
-        return f"{'.' if source == here else source}{named}"
-    return f"{source}{named}" if source == _NAME else f"{_NAME}{named} @ {source}"
 
 
 def _installed_extras(installed: Distribution, site_packages: Path) -> tuple[str, ...]:
@@ -184,15 +185,3 @@ def _others(receipt: Path) -> list[str]:
             requirement += f" @ {Path(place).as_uri()}"
         words += ["--with", requirement + each.get("specifier", "")]
     return words
-
-
-def _suffix(environment: Path) -> list[str]:
-    metadata: Any = strict_json.loads((environment / "pipx_metadata.json").read_text("utf-8"))
-    suffix = metadata["main_package"].get("suffix")
-    return ["--suffix", suffix] if suffix else []
-
-
-def _is_locked_in(project: Path) -> bool:
-    """Tell whether a project of uv depends on us."""
-    lock = project / "uv.lock"
-    return lock.is_file() and f'name = "{_NAME}"' in lock.read_text("utf-8")

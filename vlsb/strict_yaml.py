@@ -34,10 +34,13 @@ class Document:
         """Find the line of a part, such as `("models", 2, "dtype")`, or of the nearest part above it."""
         node, line = self.root, int(self.root.start_mark.line) + 1
         for step in path:
-            child = _child(node, step)
-            if child is None:
+            if node.id == "sequence" and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = node.start_mark.line + 1
+            elif pairs := [pair for pair in node.value if node.id == "mapping" and pair[0].value == step]:
+                line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
+            else:
                 break
-            node, line = child
         return line
 
 
@@ -131,13 +134,3 @@ def _is_text(value: str) -> bool:
 def _refuse(document: Document, path: tuple[str | int, ...], why: str) -> None:
     key = next((f"{each}: " for each in reversed(path) if isinstance(each, str) and _is_text(each)), "")
     raise ConfigError(f"{document.place}, line {document.line(*path)}: {key}{why}.")
-
-
-def _child(node: Node, step: str | int) -> tuple[Node, int] | None:
-    if node.id == "sequence" and isinstance(step, int) and step < len(node.value):
-        return node.value[step], node.value[step].start_mark.line + 1
-    if node.id == "mapping":
-        for key, value in node.value:
-            if key.value == step:
-                return value, key.start_mark.line + 1
-    return None

@@ -21,7 +21,7 @@ import mutations
 from tests.support.journals import read_journal
 from vlsb import strict_json
 from vlsb.data.archive import case_key, name_problem, scan
-from vlsb.data.rows import load_rows
+from vlsb.data.samples import load_rows
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.headers import ABSURD_S, duration_s, named_limits, reset_after_s, retry_after_s

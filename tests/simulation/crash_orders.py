@@ -41,8 +41,8 @@ from tests.simulation.promises import (
 from tests.simulation.small_run import Session, SmallRun, at_once
 from tests.simulation.world import World
 from vlsb.errors import StoreError, VlsbError
-from vlsb.store.repair import repair_run
 from vlsb.store.store import SYNC_EVERY_S
+from vlsb.store.upkeep import repair_run
 
 STATES, EACH, FEWEST = 20_000, 1000, 10
 # What was written so long before a power cut has been synced.

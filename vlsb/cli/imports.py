@@ -21,8 +21,8 @@ from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
-from vlsb.store.imports.foreign_rows import match_rows
-from vlsb.store.imports.importing import (
+from vlsb.store.import_rows import match_rows
+from vlsb.store.importing import (
     READERS,
     Imported,
     ImportedData,

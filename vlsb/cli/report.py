@@ -12,7 +12,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.command import TABLES, Result, command, require_choice
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError
+from vlsb.errors import ConfigError, first_of
 from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
@@ -31,7 +31,6 @@ from vlsb.reports.report import Report
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import remembered_data_root, require_vlsbench
 from vlsb.store.summaries import runs_of_judge, stored_judge, summarize_run, summarize_state
-from vlsb.wording import first_of
 
 # Reports of a run whoever judged it, or of judges that they are given themselves.
 _OF_ALL_JUDGES = ("--html", "--judge-bridge", "--bibtex")

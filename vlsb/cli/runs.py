@@ -25,8 +25,7 @@ from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.journal import lock_run
 from vlsb.store.listing import SORTS, ListedRun, list_runs
 from vlsb.store.manifest import require_run
-from vlsb.store.merge import merge_runs
-from vlsb.store.repair import repair_run
+from vlsb.store.upkeep import merge_runs, repair_run
 
 SCHEMA = 1
 _MOST_JUDGES = 2

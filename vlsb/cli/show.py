@@ -16,7 +16,7 @@ from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.config import MOST_EPOCHS
 from vlsb.data.image_files import quiet_decoder
-from vlsb.errors import ConfigError
+from vlsb.errors import ConfigError, first_of
 from vlsb.evaluation.options import Option
 from vlsb.models.prices import load_prices
 from vlsb.reports.answers import answers_text
@@ -26,7 +26,6 @@ from vlsb.reports.stored import NEAREST, Filter, StoredRun
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import is_run
 from vlsb.store.summaries import stored_judge
-from vlsb.wording import first_of
 
 # As many as fit on two screens or so; a failure takes a few lines only.
 _DEFAULT_LIMIT = 5

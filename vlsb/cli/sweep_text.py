@@ -11,6 +11,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli.estimate import amount
 from vlsb.cli.screen import Screen, error_line, from_here
 from vlsb.engines.hardware import list_gpus
+from vlsb.errors import first_of
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
@@ -34,7 +35,6 @@ from vlsb.sweep.money import (
 )
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.start import SweepWishes, models_now, unsized
-from vlsb.wording import first_of
 
 # The end is one page, however many cells a sweep has: all of it for every run is in the reports.
 _MOST_ROWS, _MOST_LINES, _MOST_CAUSES, _MOST_NAMES = 25, 36, 8, 3

@@ -30,7 +30,7 @@ from vlsb.data.dataset import (
 )
 from vlsb.data.image_files import media_type, thumbnail_webp, write_on_image
 from vlsb.data.mini import mini_root
-from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
+from vlsb.data.samples import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
     "HUB_REPOSITORY",

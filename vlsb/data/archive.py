@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from vlsb.data.image_files import CHUNK_BYTES, EXTENSIONS, FileStamp, OpenedImage, path_problem
-from vlsb.data.rows import unreadable
+from vlsb.data.samples import unreadable
 from vlsb.errors import DatasetError, ImageError
 from vlsb.records import Untrusted
 
@@ -89,11 +89,9 @@ class Archive:
                 raise ImageError(
                     "image is missing from the archive; download it again"
                 ) from FileNotFoundError()
-            # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
             with io.BufferedReader(_Slice(descriptor, member)) as stream:
                 yield OpenedImage(
-                    cast("BinaryIO", stream),
-                    lambda: FileStamp(member.size_bytes, FileStamp.of(descriptor).mtime_ns),
+                    stream, lambda: FileStamp(member.size_bytes, FileStamp.of(descriptor).mtime_ns)
                 )
 
     def _current(self, descriptor: int) -> Archive:
@@ -257,7 +255,14 @@ def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             end = archive.offset
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise _damage_error(path, last) from error
-    if not _is_end(stream, end):
+    # Zeros and nothing else follow, one block at least.
+    stream.seek(end)
+    padding = 0
+    while chunk := stream.read(CHUNK_BYTES):
+        if chunk.strip(b"\0"):
+            raise _damage_error(path, last)
+        padding += len(chunk)
+    if padding < tarfile.BLOCKSIZE:
         raise _damage_error(path, last)
 
 
@@ -267,17 +272,6 @@ def _damage_error(path: Path, last: str | None) -> DatasetError:
     return DatasetError(
         f"{path} is cut or damaged {place}, or no tar archive. Download it again", detail=detail
     )
-
-
-def _is_end(stream: BinaryIO, end: int) -> bool:
-    """Tell whether zeros and nothing else follow, one block at least."""
-    stream.seek(end)
-    count = 0
-    while chunk := stream.read(CHUNK_BYTES):
-        if chunk.strip(b"\0"):
-            return False
-        count += len(chunk)
-    return count >= tarfile.BLOCKSIZE
 
 
 class _HeaderReader:

@@ -154,16 +154,16 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         ),
         media_types=tuple(sorted(Counter(types.values()).items())),
         # Over what a run can see: an image that only a full decode refuses still has its hash.
-        digest=data_digest((s.id, s.digest(), _sha256(images[s.image_path])) for s in samples),
+        digest=data_digest(
+            (each.id, each.digest(), image.sha256 if isinstance(image, ImageFile) else None)
+            for each in samples
+            for image in [images[each.image_path]]
+        ),
         altered_ids=tuple(altered),
         published_rows=sum(sample.id in PUBLISHED_IDS for sample in samples) - len(altered),
         has_published_ids={sample.id for sample in samples} == set(PUBLISHED_IDS),
         distinct_images=len({each.sha256 for each in images.values() if isinstance(each, ImageFile)}),
     )
-
-
-def _sha256(image: ImageFile | ImageError) -> str | None:
-    return image.sha256 if isinstance(image, ImageFile) else None
 
 
 def _problem(open_image: OpenImage, inspected: tuple[Untrusted, ImageFile | ImageError]) -> ImageError | None:

@@ -18,14 +18,13 @@ from typing import NamedTuple, Self
 from vlsb.data.archive import ARCHIVE_FILE, scan
 from vlsb.data.image_files import OpenImage, inspect_images, open_in_folder, read_image
 from vlsb.data.mini import mini_root
-from vlsb.data.rows import MAX_ID, ROWS_FILE, load_rows, unreadable
+from vlsb.data.samples import MAX_ID, ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
-from vlsb.errors import ConfigError, DatasetError, ImageError, VlsbError, machine_lack
+from vlsb.errors import ConfigError, DatasetError, ImageError, VlsbError, first_of, machine_lack
 from vlsb.hub import Repository
 from vlsb.plugins import entry_points, load
 from vlsb.records import DATASET_NAME, VLSBENCH, ImageFile, Sample
 from vlsb.steps import OnProgress, ignore
-from vlsb.wording import first_of
 
 ENTRY_POINTS = "vlsb.datasets"
 """The group by which installed packages name the functions that read data sets."""
@@ -73,8 +72,15 @@ class Dataset:
         chosen = tuple(samples)
         by_path = inspect_images(self.open_image, (sample.image_path for sample in chosen), known=known)
         images = {sample.id: by_path[sample.image_path] for sample in chosen}
-        if not skip_bad:
-            _refuse_bad(images)
+        bad = {sample_id: each for sample_id, each in images.items() if isinstance(each, ImageError)}
+        if bad and not skip_bad:
+            first, reason = next(iter(bad.items()))
+            raise ImageError(
+                f"The image cannot be used in {len(bad)} of {len(images)} rows, instruction_id "
+                f"{first_of(list(bad), SHOWN_IDS)}. Row with instruction_id {first}: {reason.message}. "
+                "Mend them, or go on without them: --skip-bad-images.",
+                detail=reason.detail,
+            ) from reason
         return images
 
     def read(self, sample: Sample) -> bytes:
@@ -170,19 +176,6 @@ def require_dataset(root: Path, name: str = VLSBENCH) -> None:
             raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
     except OSError as error:
         raise unreadable(root, error) from error
-
-
-def _refuse_bad(images: Mapping[int, ImageFile | ImageError]) -> None:
-    bad = {sample_id: each for sample_id, each in images.items() if isinstance(each, ImageError)}
-    if not bad:
-        return
-    first, reason = next(iter(bad.items()))
-    raise ImageError(
-        f"The image cannot be used in {len(bad)} of {len(images)} rows, instruction_id "
-        f"{first_of(list(bad), SHOWN_IDS)}. Row with instruction_id {first}: {reason.message}. "
-        "Mend them, or go on without them: --skip-bad-images.",
-        detail=reason.detail,
-    ) from reason
 
 
 class Fetched(NamedTuple):

@@ -20,10 +20,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from vlsb.errors import ImageError, machine_lack
 from vlsb.records import ImageFile, Untrusted
@@ -70,7 +69,7 @@ class FileStamp(NamedTuple):
 class OpenedImage(NamedTuple):
     """A stream over exactly one image's bytes; `stamp` looks at the open file anew."""
 
-    stream: BinaryIO
+    stream: BufferedReader[Any]
     stamp: Callable[[], FileStamp]
 
 
@@ -81,7 +80,8 @@ OpenImage = Callable[[str], AbstractContextManager[OpenedImage]]
 def media_type(first_bytes: bytes) -> str:
     """Return the image's MIME type by its magic number.
 
-    File extensions are not trusted: the data set calls everything .png.
+    File extensions are not trusted: the data set calls everything .png. Raises ImageError, which says what
+    a file that is no image seems to be.
     """
     if first_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
@@ -91,7 +91,16 @@ def media_type(first_bytes: bytes) -> str:
         return "image/gif"
     if first_bytes[:4] == b"RIFF" and first_bytes[8:12] == b"WEBP":
         return "image/webp"
-    raise ImageError(f"image {_foreign_content(first_bytes)}")
+    text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        seems = "is a Git LFS pointer; fetch the real files with `git lfs pull`"
+    elif text.startswith((b"<!doctype html", b"<html", b"<head")):
+        seems = "is an HTML page, most likely a failed download; fetch it again"
+    elif b"<svg" in text:
+        seems = "is an SVG drawing; PNG, JPEG, GIF and WebP are accepted"
+    else:
+        seems = "is not PNG, JPEG, GIF or WebP by its first bytes"
+    raise ImageError(f"image {seems}")
 
 
 def inspect_image(
@@ -108,7 +117,8 @@ def inspect_image(
             return known
         kind = _header_type(stream)
         stream.seek(0)
-        image = ImageFile(_sha256(stream) if hashed else None, kind, *seen)
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest() if hashed else None
+        image = ImageFile(checksum, kind, *seen)
         if stamp() != seen:
             raise ImageError("image changed while it was read; wait until the data set is complete")
         return image
@@ -122,8 +132,15 @@ def inspect_images(
     hashed: bool = False,
 ) -> dict[Untrusted, ImageFile | ImageError]:
     """Inspect each distinct image, or say why it cannot be used; memory does not grow with the bytes."""
+
+    def inspect(path: Untrusted) -> ImageFile | ImageError:
+        try:
+            return inspect_image(open_image, path, known=known.get(path.expose()), hashed=hashed)
+        except ImageError as error:
+            # A kept traceback would keep the frames, and with them a chunk of every bad image.
+            return error.with_traceback(None)
+
     distinct = list(dict.fromkeys(image_paths))
-    inspect = partial(_inspect_or_error, open_image, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
         return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
 
@@ -198,16 +215,6 @@ def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
     return PurePosixPath(image_path.expose()).stem == str(sample_id)
 
 
-def _inspect_or_error(
-    open_image: OpenImage, known: Mapping[str, ImageFile], hashed: bool, image_path: Untrusted
-) -> ImageFile | ImageError:
-    try:
-        return inspect_image(open_image, image_path, known=known.get(image_path.expose()), hashed=hashed)
-    except ImageError as error:
-        # A kept traceback would keep the frames, and with them a chunk of every bad image.
-        return error.with_traceback(None)
-
-
 @contextmanager
 def _attach_path(image_path: Untrusted) -> Iterator[None]:
     """Attach the path as the detail of whatever is wrong with the image."""
@@ -219,7 +226,15 @@ def _attach_path(image_path: Untrusted) -> Iterator[None]:
     except OSError as error:
         if lack := machine_lack(error):
             raise lack from error
-        raise ImageError(f"image {_os_reason(error)}", detail=image_path) from error
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = "is missing; copy it to its image_path"
+        elif error.errno == errno.ELOOP:
+            reason = "is a symbolic link; copy the real file there (the Hugging Face cache holds links)"
+        elif error.errno == errno.ENXIO:
+            reason = "is not a regular file"
+        else:
+            reason = f"cannot be read ({os.strerror(error.errno) if error.errno else 'no reason given'})"
+        raise ImageError(f"image {reason}", detail=image_path) from error
 
 
 @contextmanager
@@ -290,35 +305,6 @@ def _decoder_faults() -> Iterator[None]:
         if lack := machine_lack(error):
             raise lack from error
         raise ImageError("image is cut or damaged; copy it again") from error
-
-
-def _sha256(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _os_reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return "is missing; copy it to its image_path"
-    if error.errno == errno.ELOOP:
-        return "is a symbolic link; copy the real file there (the Hugging Face cache holds links)"
-    if error.errno == errno.ENXIO:
-        return "is not a regular file"
-    return f"cannot be read ({os.strerror(error.errno) if error.errno else 'no reason given'})"
-
-
-def _foreign_content(first_bytes: bytes) -> str:
-    """Say what a file that is no image seems to be, and what to do about it."""
-    text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer; fetch the real files with `git lfs pull`"
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "is an HTML page, most likely a failed download; fetch it again"
-    if b"<svg" in text:
-        return "is an SVG drawing; PNG, JPEG, GIF and WebP are accepted"
-    return "is not PNG, JPEG, GIF or WebP by its first bytes"
 
 
 def write_on_image(content: bytes, words: str) -> bytes:

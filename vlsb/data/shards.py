@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from vlsb import strict_json
 from vlsb.data.archive import ARCHIVE_FILE, case_key, is_of_macos, name_problem
 from vlsb.data.image_files import MAX_IMAGE_BYTES
-from vlsb.data.rows import ROWS_FILE, parse_rows
+from vlsb.data.samples import ROWS_FILE, parse_rows
 from vlsb.errors import DatasetError, StoreError
 from vlsb.extras import lacks_extra
 from vlsb.files import FileLock, new_file
@@ -63,7 +63,11 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
     They are found again while every shard has the name, size and time that it had. Two processes that
     come at once unpack once; what a killed one left behind goes with the next attempt.
     """
-    place = cache / "parquet" / _cache_key(shards)
+    key = hashlib.sha256(f"{CACHE_FORMAT}".encode())
+    for shard in shards:
+        facts = shard.stat()
+        key.update(os.fsencode(shard.name) + f"\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+    place = cache / "parquet" / key.hexdigest()[:32]
     unpacked = Unpacked(place / ROWS_FILE, place / ARCHIVE_FILE)
     if place.exists():
         return unpacked
@@ -76,16 +80,13 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
             if not place.exists():
                 _unpack_into(place, shards)
     except OSError as error:
-        raise _cache_error(cache, error) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "is full; unpacking the parquet shards takes as much room as they do"
+        else:
+            what = f"cannot be written ({os.strerror(error.errno) if error.errno else 'no reason given'})"
+        advice = "Make room, or set XDG_CACHE_HOME to another folder."
+        raise StoreError(f"the cache {cache} {what}. {advice}") from error
     return unpacked
-
-
-def _cache_key(shards: Sequence[Path]) -> str:
-    digest = hashlib.sha256(f"{CACHE_FORMAT}".encode())
-    for shard in shards:
-        facts = shard.stat()
-        digest.update(os.fsencode(shard.name) + f"\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:32]
 
 
 def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
@@ -185,11 +186,3 @@ def _shard(path: Path) -> Iterator[ParquetFile]:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
         raise DatasetError(f"{path} cannot be read as parquet. Download it again") from error
-
-
-def _cache_error(cache: Path, error: OSError) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = "is full; unpacking the parquet shards takes as much room as they do"
-    else:
-        what = f"cannot be written ({os.strerror(error.errno) if error.errno else 'no reason given'})"
-    return StoreError(f"the cache {cache} {what}. Make room, or set XDG_CACHE_HOME to another folder.")

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlsb.errors import first_of
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.wording import first_of
 
 if TYPE_CHECKING:
     from vlsb.data.check import DatasetCounts, DatasetReport

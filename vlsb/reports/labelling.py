@@ -17,14 +17,13 @@ from msgspec import Struct
 from rich.text import Text
 
 from vlsb import strict_json
-from vlsb.errors import ConfigError, RunMismatchError
+from vlsb.errors import ConfigError, RunMismatchError, first_of
 from vlsb.records import Label, Response, Sample, Untrusted, is_cut
 from vlsb.reports.answers import MAX_WIDTH, Field, Page
 from vlsb.reports.encode import csv_document, for_json, for_terminal, from_csv, json_document
 from vlsb.reports.stored import StoredRun
 from vlsb.store.audit import AuditItem, AuditSample
 from vlsb.store.state import RunState
-from vlsb.wording import first_of
 
 _COLUMNS = ("item", "image_path", "instruction", "response", "response_sha256", "label", "note")
 _LABELS = {label.value: label for label in Label} | dict(zip("123", Label, strict=True))

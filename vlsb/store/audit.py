@@ -162,8 +162,15 @@ def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[st
 def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> AuditSample:
     """Draw what the audit's `n` asks for, and write it to its file."""
     audit = replace(audit, items=list(_items(audit, state)))
+    # Readable JSON, with one line a stratum, an image and an item.
+    fields, parts = to_json(audit), []
+    for name in ("strata", "frame", "items"):
+        lines = ",\n".join(map(strict_json.dumps, fields.pop(name)))
+        parts.append(f' "{name}": [\n{lines}\n]')
+    head = strict_json.dumps({"schema": SCHEMA} | fields, indent=1).removesuffix("\n}")
+    text = ",\n".join([head, *parts]) + "\n}\n"
     try:
-        replace_file(directory / file, [_text(audit).encode("ascii")])
+        replace_file(directory / file, [text.encode("ascii")])
     except OSError as error:
         raise StoreError.of(f"{directory / file}: cannot be written", error) from error
     return audit
@@ -172,12 +179,27 @@ def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> 
 def _new_frame(
     state: RunState, *, n: int, seed: int, judges: Sequence[str], only_labelled: bool = False
 ) -> AuditSample:
-    facts = [each for each in _facts(state, judges) if each.label != _NO_LABEL or not only_labelled]
+    rows = {row.sample_id: row for row in state.manifest.samples}
+    facts = []
+    for key in (key for key in state.asked_for() if key in state.responses):
+        outcomes = [state.outcome(key, judge) for judge in judges]
+        labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
+        label = labels[0] if labels and outcomes[0] in JUDGED else _NO_LABEL
+        if label != _NO_LABEL or not only_labelled:
+            row = rows[key.sample_id]
+            facts.append(ResponseFacts(row.image_path, label, row.category, len(set(labels)) > 1))
     if not facts:
         what = "judged" if only_labelled else "there"
         raise ConfigError(f"No response of the run is {what} yet: there is nothing to label.")
     strata = stratify(facts, n)
-    ordered = sorted(set(strata.values()), key=_place)
+    ordered = sorted(
+        set(strata.values()),
+        key=lambda each: (
+            str(each.label),
+            "" if each.category is None else each.category.sha256(),
+            str(each.disagrees),
+        ),
+    )
     sizes = _responses_by_image(state)
     return AuditSample(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -188,22 +210,6 @@ def _new_frame(
         frame=[FrameImage(path, ordered.index(strata[path]), len(sizes[path])) for path in sorted(strata)],
         items=[],
     )
-
-
-def _place(stratum: Stratum) -> tuple[str, str, str]:
-    category = "" if stratum.category is None else stratum.category.sha256()
-    return (str(stratum.label), category, str(stratum.disagrees))
-
-
-def _facts(state: RunState, judges: Sequence[str]) -> Iterator[ResponseFacts]:
-    rows = {row.sample_id: row for row in state.manifest.samples}
-    for key in state.asked_for():
-        if key in state.responses:
-            outcomes = [state.outcome(key, judge) for judge in judges]
-            labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
-            first = labels[0] if labels and outcomes[0] in JUDGED else _NO_LABEL
-            row = rows[key.sample_id]
-            yield ResponseFacts(row.image_path, first, row.category, len(set(labels)) > 1)
 
 
 def _responses_by_image(state: RunState) -> Mapping[Untrusted, list[Key]]:
@@ -228,17 +234,6 @@ def _items(audit: AuditSample, state: RunState) -> Iterator[AuditItem]:
             yield item._replace(weight=weight)
         for key in () if image in before else keys.get(image, ()):
             yield AuditItem(*key, state.responses[key].response_sha256, image, weight)
-
-
-def _text(audit: AuditSample) -> str:
-    """Write the file's text: readable JSON, with one line a stratum, an image and an item."""
-    fields = to_json(audit)
-    parts = []
-    for name in ("strata", "frame", "items"):
-        lines = ",\n".join(map(strict_json.dumps, fields.pop(name)))
-        parts.append(f' "{name}": [\n{lines}\n]')
-    head = strict_json.dumps({"schema": SCHEMA} | fields, indent=1).removesuffix("\n}")
-    return ",\n".join([head, *parts]) + "\n}\n"
 
 
 # What part of a run a judge labelled: all of it, or what was drawn for people or for a calibration.
@@ -299,7 +294,19 @@ def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart 
     is_stopped = not entry.is_human and any(
         state.outcome(key, entry.file) is Outcome.NOT_JUDGED for key in weights
     )
-    frame, reference = _frame(audit, state), _reference(directory, state, entry)
+    # The first judge of the run that labelled everything, beside this one.
+    reference = next(
+        (
+            each
+            for each in state.manifest.judges
+            if each.file != entry.file
+            and each.is_asked
+            and any(state.label(key, each.file) for key in state.responses)
+            and not draws_of(directory, state, each)
+        ),
+        None,
+    )
+    frame = _frame(audit, state)
     return FoundPart(
         DrawnPart(
             drawn=len(weights),
@@ -323,13 +330,3 @@ def _frame(audit: AuditSample, state: RunState) -> set[Key]:
     drawn_from = {each.image_path for each in audit.frame}
     images = {row.sample_id: row.image_path for row in state.manifest.samples}
     return {key for key in state.responses if images.get(key.sample_id) in drawn_from}
-
-
-def _reference(directory: Path, state: RunState, entry: JudgeEntry) -> JudgeEntry | None:
-    """Return the first judge of the run that labelled everything, beside this one."""
-    for each in state.manifest.judges:
-        is_other = each.file != entry.file and each.is_asked
-        has_labels = any(state.label(key, each.file) for key in state.responses)
-        if is_other and has_labels and not draws_of(directory, state, each):
-            return each
-    return None

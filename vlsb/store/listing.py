@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vlsb.errors import ConfigError, StoreError
+from vlsb.errors import ConfigError, StoreError, first_of
 from vlsb.records import Untrusted
 from vlsb.store.journal import require_own_files
 from vlsb.store.manifest import is_run, near_name, read_head, selected_count
 from vlsb.store.state import RESPONSES
-from vlsb.wording import first_of, natural_key
 
 _PIECE = 1 << 20
 _MOST_FOLDERS = 4
 """So many folders may lie in each other before a run: a sweep's runs are below its own."""
 _MOST_NAMED = 3
 _WHAT_A_RUN_IS = "A run is a directory with a run.json."
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a key by which `step-200` comes before `step-1000`, whatever the case of letters."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-1, name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +77,14 @@ def _runs_at(path: Path) -> list[Path]:
     if runs := [child for child in children if is_run(child)]:
         return runs
     # What may be meant are the folders of a sweep.
-    folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
-    below = [child for child in folders if _has_run(child)]
+    below = []
+    for child in children:
+        # Nobody named a folder that cannot be read.
+        with suppress(OSError):
+            if not child.name.startswith(".") and child.is_dir() and any(map(is_run, child.iterdir())):
+                below.append(child)
     advice = f"There are runs in {first_of(below, _MOST_NAMED)}: name these." if below else _WHAT_A_RUN_IS
     raise ConfigError(f"{path}: no run in it. {advice}")
-
-
-def _has_run(folder: Path) -> bool:
-    try:
-        return any(map(is_run, folder.iterdir()))
-    except (OSError, StoreError):
-        # Nobody named it.
-        return False
 
 
 @contextmanager
@@ -120,18 +122,11 @@ def _listed(path: Path) -> ListedRun:
     changed_at, rows = datetime.fromtimestamp(changed_s, UTC), 0
     try:
         require_own_files(path)
-        rows = _lines(path / RESPONSES)
+        with suppress(OSError), (path / RESPONSES).open("rb") as file:
+            rows = sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
         head = read_head(path)
         selected = selected_count(path) * head.epochs
     except StoreError as error:
         return ListedRun(path, None, (), False, "", changed_at, rows, problem=error.message)
     judges = tuple(entry.name for entry in head.judges)
     return ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows, selected)
-
-
-def _lines(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
-    except OSError:
-        return 0

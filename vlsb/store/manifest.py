@@ -23,13 +23,12 @@ from vlsb import strict_json
 from vlsb.analysis.panel import is_panel
 from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.dialect import USUAL_TAG, parse_dialect
-from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
+from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError, first_of
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
 from vlsb.records import DATASET_NAME, PUBLISHED_IDS, VLSBENCH, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.journal import reading, require_own_files
-from vlsb.wording import first_of
 
 FILE = "run.json"
 _DATA_ROOT = ".data-root"
@@ -408,7 +407,11 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         decision=_parse_decision(manifest.decision, is_target=True),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
         guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
-        images={path: _image(*line) for path, line in lines.items()},
+        # Each response and verdict names the same checksum, and most images have one type.
+        images={
+            path: ImageFile(line[0] and sys.intern(line[0]), sys.intern(line[1]), *line[2:])
+            for path, line in lines.items()
+        },
     )
 
 
@@ -419,12 +422,6 @@ def _parse_decision(decision: Mapping[str, Any] | None, *, is_target: bool = Fal
         # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
         decision = {"opened_by": USUAL_TAG, **decision}
     return parse_dialect(decision).describe()
-
-
-def _image(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> ImageFile:
-    # Each of its responses and verdicts names the same checksum, and most images have one type.
-    checksum = None if sha256 is None else sys.intern(sha256)
-    return ImageFile(checksum, sys.intern(media_type), size_bytes, mtime_ns)
 
 
 def require_vlsbench(directory: Path, manifest: Manifest, what: str) -> None:
@@ -447,7 +444,12 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
 
     `sent` are the paths of images that were sent and must not change: see `_changed_images`.
     """
-    judges = list(_judge_differences(old, new))
+    before, now, judges = old.own_judge, new.own_judge, list[str]()
+    if before and now:
+        judges = list(setting_differences(before.settings, now.settings, "judge."))
+    elif before or now:
+        was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
+        judges = [f"judge: {was} -> {becomes}"]
     is_other = old.dataset != new.dataset
     others = [
         *([f"dataset: {old.dataset} -> {new.dataset}"] if is_other else []),
@@ -456,7 +458,7 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
         *_row_differences(old, new.samples),
         *_changed_images(old, new.samples, new.images, sent),
     ]
-    if judges and not others and new.own_judge is not None:
+    if judges and not others and now is not None:
         raise OtherJudgeError(
             f"{directory} was started with another judge. Resume it with its own; vlsb judge "
             f"{shlex.quote(str(directory))} adds this one beside it",
@@ -487,15 +489,6 @@ def _refuse(directory: Path, differences: Sequence[str], advice: str) -> None:
 
 def _in_short(differences: Sequence[str]) -> Untrusted:
     return Untrusted(first_of(differences, _SHOWN_DIFFERENCES, separator="; "))
-
-
-def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:
-    before, now = old.own_judge, new.own_judge
-    if before and now:
-        yield from setting_differences(before.settings, now.settings, "judge.")
-    elif before or now:
-        was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
-        yield f"judge: {was} -> {becomes}"
 
 
 def _selection_differences(old: Manifest, new: Manifest) -> Iterator[str]:

@@ -433,44 +433,34 @@ def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:
         labels = [state.label(key, f"{name}.jsonl") for name in members]
         explanation = Untrusted("; ".join(f"{name}: {outcome.value}" for name, outcome in outcomes.items()))
         if (label := majority(labels)) is not None:
-            rows.verdicts[key] = _panel_verdict(response, label, explanation)
+            rows.verdicts[key] = Verdict(
+                sample_id=key.sample_id,
+                epoch=key.epoch,
+                label=label,
+                explanation=explanation,
+                usage=Usage(),
+                asks=0,
+                attempts=0,
+                latency_s=0.0,
+                response_sha256=response.response_sha256,
+                image_sha256=response.image_sha256,
+                request_sha256="",
+            )
         else:
-            rows.failures[key] = _panel_failure(
-                response, "no_label" if None in labels else "tie", explanation
+            rows.failures[key] = Failure(
+                sample_id=key.sample_id,
+                epoch=key.epoch,
+                stage="judge",
+                outcome=Outcome.JUDGE_UNDECIDED,
+                fault="item_permanent",
+                code="no_label" if None in labels else "tie",
+                message=explanation,
+                attempts=0,
+                usage=Usage(),
+                response_sha256=response.response_sha256,
+                details={},
             )
     return rows
-
-
-def _panel_verdict(response: Response, label: Label, explanation: Untrusted) -> Verdict:
-    return Verdict(
-        sample_id=response.sample_id,
-        epoch=response.epoch,
-        label=label,
-        explanation=explanation,
-        usage=Usage(),
-        asks=0,
-        attempts=0,
-        latency_s=0.0,
-        response_sha256=response.response_sha256,
-        image_sha256=response.image_sha256,
-        request_sha256="",
-    )
-
-
-def _panel_failure(response: Response, code: str, explanation: Untrusted) -> Failure:
-    return Failure(
-        sample_id=response.sample_id,
-        epoch=response.epoch,
-        stage="judge",
-        outcome=Outcome.JUDGE_UNDECIDED,
-        fault="item_permanent",
-        code=code,
-        message=explanation,
-        attempts=0,
-        usage=Usage(),
-        response_sha256=response.response_sha256,
-        details={},
-    )
 
 
 def has_answers(directory: Path) -> bool:

@@ -299,8 +299,15 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
             state.manifest = _merge_manifest(directory, state, manifest)
         else:
             require_free(directory)
-            _require_space(directory, len(manifest.samples) * manifest.epochs)
-            _set_aside(directory)
+            free = shutil.disk_usage(directory).free
+            needed = len(manifest.samples) * manifest.epochs * _BYTES_PER_SAMPLE
+            if free < needed:
+                mib = f"{free // 2**20} MiB free, about {needed // 2**20 + 1} MiB needed"
+                raise StoreError(f"{directory}: {mib}. Free some.")
+            # A run starts with empty files: those of one that nothing was answered in get another name.
+            for path in (directory / FAILURES, directory / EVENTS):
+                if path.exists() and path.stat().st_size:
+                    path.rename(next_free(path, "before"))
             write_manifest(directory, manifest)
             state = load_state(directory)
         asked = [own_entry(state.manifest, entry).file for entry in (*manifest.judges, *manifest.guards)]
@@ -460,13 +467,6 @@ def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
     yield from (entry for entry in others if entry is not chosen)
 
 
-def _set_aside(directory: Path) -> None:
-    """Give the files of a run that nothing was answered in another name: a run starts with empty ones."""
-    for path in (directory / FAILURES, directory / EVENTS):
-        if path.exists() and path.stat().st_size:
-            path.rename(next_free(path, "before"))
-
-
 def _make_private(directory: Path) -> None:
     try:
         for missing in reversed([p for p in (directory, *directory.parents) if not p.exists()]):
@@ -474,14 +474,6 @@ def _make_private(directory: Path) -> None:
             sync_directory(missing.parent)
     except OSError as error:
         raise StoreError.of(f"{directory}: cannot be created", error) from error
-
-
-def _require_space(directory: Path, samples: int) -> None:
-    free, needed = shutil.disk_usage(directory).free, samples * _BYTES_PER_SAMPLE
-    if free < needed:
-        raise StoreError(
-            f"{directory}: {free // 2**20} MiB free, about {needed // 2**20 + 1} MiB needed. Free some."
-        )
 
 
 def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozenset[str]]:

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 from vlsb.analysis.forecast import TotalForecast
 from vlsb.config import SIMULATED_URL, ModelSettings
 from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
-from vlsb.data.rows import ROWS_FILE, load_rows
+from vlsb.data.samples import ROWS_FILE, load_rows
 from vlsb.engines.checkpoint import open_weights
 from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
 from vlsb.evaluation.judges import resolve_judges

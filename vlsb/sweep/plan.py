@@ -22,7 +22,7 @@ from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option, RunOptions
 from vlsb.evaluation.settings import selection_of
 from vlsb.models.prices import load_prices
-from vlsb.wording import natural_key
+from vlsb.store.listing import natural_key
 
 # What a sweep decides itself, or what one session is told.
 _NOT_IN_PLANS = frozenset(

@@ -374,7 +374,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/commands/test_links.py::test_what_is_no_file_is_refused_without_waiting",
             "tests/commands/test_links.py::test_a_page_is_not_written_through_a_link",
         ),
-        "C44": ("tests/unit/store/imports/test_readers.py::test_a_hostile_spreadsheet_is_refused",),
+        "C44": ("tests/unit/store/test_import_readers.py::test_a_hostile_spreadsheet_is_refused",),
         "C45": (
             "tests/commands/test_view.py::test_a_malformed_request_is_refused_in_a_word",
             "tests/commands/test_view.py::test_odd_labels_are_refused_with_a_sentence_and_change_nothing",

@@ -407,7 +407,7 @@ def test_an_image_that_changes_while_it_is_read_is_not_read() -> None:
 
     @contextmanager
     def growing(image_path: str) -> Iterator[OpenedImage]:
-        yield OpenedImage(io.BytesIO(bytes(8)), lambda: next(stamps))
+        yield OpenedImage(io.BufferedReader(io.BytesIO(bytes(8))), lambda: next(stamps))
 
     with pytest.raises(ImageError, match="changed while it was read"):
         read_image(growing, Untrusted("imgs/0.png"))

@@ -26,7 +26,7 @@ from tests.support.rates import to_json
 from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.data.archive import scan
-from vlsb.data.rows import load_rows
+from vlsb.data.samples import load_rows
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
 from vlsb.endpoints.headers import ABSURD_S, named_limits
@@ -38,9 +38,9 @@ from vlsb.records import Label, Outcome, Untrusted
 from vlsb.reports.terminal import render
 from vlsb.store import codec
 from vlsb.store.manifest import Manifest, manifest_text, read_manifest, require_match
-from vlsb.store.repair import repair_run
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state
 from vlsb.store.summaries import summarize_run
+from vlsb.store.upkeep import repair_run
 
 NOW = 1_700_000_000.0
 Json = Any

@@ -24,8 +24,8 @@ EXPOSED_IN = {
     "store/state.py": "image paths are the keys of what was sent for them",
     "engines/prompt_check.py": "looks for known complaints in what an engine's Python wrote",
     "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
-    "store/imports/foreign_rows.py": "compares image_path with the end of a path that a log states",
-    "store/imports/importing.py": "image paths are the keys of run.json's images; names a judge as imported",
+    "store/import_rows.py": "compares image_path with the end of a path that a log states",
+    "store/importing.py": "image paths are the keys of run.json's images; names a judge as imported",
     "store/codec.py": "encodes records as JSON lines, ASCII-escaped",
     "store/manifest.py": "encodes run.json, ASCII-escaped; compares image paths",
     "store/summaries.py": "adds the digits of its file to a judge's name, and wraps it again",
@@ -40,7 +40,7 @@ EXPOSED_IN = {
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
     "reports/stored.py": "joins image_path to the data set's folder, for a path that is encoded",
     "data/image_files.py": "turns image_path into a path below the data folder, after its checks",
-    "data/selection.py": "compares names with the user's filters; near names are wrapped again",
+    "data/samples.py": "compares names with the user's filters; near names are wrapped again",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.run_files import tree
 from vlsb.errors import ConfigError, RunLockedError
 from vlsb.store.journal import lock_run
-from vlsb.store.repair import repair_run
+from vlsb.store.upkeep import repair_run
 
 DEMO = ("run", "--model", "demo", "--output-dir", "outputs", "--name", "r")
 

@@ -1,8 +1,8 @@
-"""What several rooms say in the same words."""
+"""Errors, and what several of them say in the same words."""
 
 from __future__ import annotations
 
-from vlsb.wording import first_of, natural_key
+from vlsb.errors import first_of
 
 
 def test_a_list_that_fits_is_said_whole() -> None:
@@ -14,10 +14,3 @@ def test_of_a_longer_list_the_first_are_said_and_how_many_more_there_are() -> No
     assert first_of(range(5), 2) == "0, 1 and 3 more"
     assert first_of(["a: x", "b: y"], 1, separator="; ") == "a: x; and 1 more"
     assert first_of(range(1235), 1) == "0 and 1,234 more"
-
-
-def test_names_are_in_the_order_of_their_numbers_whatever_their_letters_and_digits_are() -> None:
-    """A superscript is a digit to Python, and no number."""
-    names = ["Step-1000", "step-200", "²", "step-30", "٣٠", "step"]
-
-    assert sorted(names, key=natural_key) == ["٣٠", "step", "step-30", "step-200", "Step-1000", "²"]

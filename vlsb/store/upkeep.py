@@ -1,19 +1,24 @@
-"""Parts of one evaluation, made apart, as one run: each line is kept as it was written."""
+"""Runs that are put in order as a whole: a damaged one is repaired, and parts of one are merged.
+
+A run with damage in the middle of a file is refused everywhere else, because a guess could bend a label. Here
+the user decides to go on without the damaged lines: they are set aside, and their samples are evaluated again
+on resume. A merge keeps each line as it was written. Neither throws anything away.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError, StoreError
-from vlsb.files import new_file, sync_directory
-from vlsb.store.codec import Json
-from vlsb.store.journal import lock_run, scan_journal
-from vlsb.store.manifest import Manifest, require_run, setting_differences, write_manifest
+from vlsb.files import new_file, replace_file, sync_directory
+from vlsb.store.codec import BatchStep, Decoder, Json
+from vlsb.store.journal import lock_run, next_free, scan_journal
+from vlsb.store.manifest import Manifest, read_manifest, require_run, setting_differences, write_manifest
 from vlsb.store.state import (
     BATCHES,
     EVENTS,
@@ -23,9 +28,78 @@ from vlsb.store.state import (
     RESULTS,
     VERDICTS,
     RunState,
+    judge_of,
     load_state,
+    session_of,
 )
 from vlsb.store.store import own_entry
+
+_Parse = Callable[[Json], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What was done to one file: lines kept, lines set aside, and where they are now."""
+
+    path: Path
+    kept: int
+    set_aside: int
+    quarantine: Path
+
+
+def repair_run(directory: Path) -> list[Repaired]:
+    """Repair every file of a run that needs it. Raises RunLockedError while the run is being written.
+
+    `run.json` cannot be repaired: without it no line can be told to belong to the run.
+    """
+    require_run(directory)
+    with lock_run(directory):
+        manifest, decoder = read_manifest(directory), Decoder()
+        parsers: dict[str, _Parse] = {
+            RESPONSES: decoder.response,
+            FAILURES: lambda record: (decoder.failure(record), judge_of(record)),
+            EVENTS: session_of,
+            BATCHES: lambda record: decoder.parse(record, BatchStep),
+        }
+        parsers |= {f"{VERDICTS}/{entry.file}": decoder.verdict for entry in manifest.judges}
+        parsers |= {f"{FINDINGS}/{entry.file}": decoder.finding for entry in manifest.guards}
+        done = [_repair(directory / name, parse) for name, parse in parsers.items()]
+        return [each for each in done if each is not None]
+
+
+def _repair(path: Path, parse: _Parse) -> Repaired | None:
+    """Rewrite one file without its bad lines; None if it has none."""
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    lines += [last] if last else []
+    good = [line for line in lines if _is_record(line, parse)]
+    if len(good) == len(lines):
+        return None
+    bad = [line for line in lines if not _is_record(line, parse)]
+    quarantine = next_free(path, "damaged")
+    try:
+        with new_file(quarantine) as file:
+            file.writelines(line + b"\n" for line in bad)
+        replace_file(path, (line + b"\n" for line in good))
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be repaired", error) from error
+    return Repaired(path, len(good), len(bad), quarantine)
+
+
+def _is_record(line: bytes, parse: _Parse) -> bool:
+    try:
+        record = strict_json.loads(line)
+        if not isinstance(record, dict):
+            return False
+        parse(record)
+        Decoder().stamp(record)
+    except ValueError:
+        return False
+    return True
 
 
 def merge_runs(parts: Sequence[Path], into: Path) -> int:
@@ -47,7 +121,14 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
             require_run(part)
             held.enter_context(lock_run(part))
         states = [load_state(part) for part in parts]
-        _require_own_batches(parts, states)
+        batches: set[str] = set()
+        for part, state in zip(parts, states, strict=True):
+            # The answers of a batch that two parts tell of would be read for both.
+            if shared := batches.intersection(state.batches):
+                raise ConfigError(
+                    f"{part}: the batch {min(shared)} is in an earlier part too. Parts share none."
+                )
+            batches.update(state.batches)
         manifest = _joined(parts, [state.manifest for state in states])
         try:
             draft.mkdir(mode=0o700, parents=True)
@@ -99,15 +180,6 @@ def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manif
         raise ConfigError(f"{other_place} is not a part of what {place} is one of: {'; '.join(differing)}.")
 
 
-def _require_own_batches(parts: Sequence[Path], states: Sequence[RunState]) -> None:
-    """Raise ConfigError where two parts tell of one batch: its answers would be read for both."""
-    seen: set[str] = set()
-    for part, state in zip(parts, states, strict=True):
-        if shared := seen.intersection(state.batches):
-            raise ConfigError(f"{part}: the batch {min(shared)} is in an earlier part too. Parts share none.")
-        seen.update(state.batches)
-
-
 def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Manifest, draft: Path) -> None:
     """Write every record of the parts, in their order; a part's sessions come after those before."""
     offset = 0
@@ -122,7 +194,13 @@ def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Man
             target = files.setdefault(f"{folder}/{names[entry.file]}", [])
             target += (_renamed(record, names, offset) for record in _records(part / folder / entry.file))
         offset += state.sessions.last
-        _copy_results(part, state, draft)
+        # The results that batches of a part brought: what they answer may not be stored yet.
+        for name in (f"{RESULTS}/{batch}.jsonl" for batch in state.batches):
+            if (part / name).is_file():
+                (draft / RESULTS).mkdir(mode=0o700, exist_ok=True)
+                with (part / name).open("rb") as results, new_file(draft / name) as copy:
+                    shutil.copyfileobj(results, copy)
+                sync_directory(draft / RESULTS)
     for name, records in files.items():
         # Most runs have no batch, and no such file.
         if name == BATCHES and not records:
@@ -134,21 +212,10 @@ def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Man
         sync_directory(path.parent)
 
 
-def _copy_results(part: Path, state: RunState, draft: Path) -> None:
-    """Copy the results that batches of a part brought: what they answer may not be stored yet."""
-    for batch in state.batches.values():
-        source, copy = (folder / RESULTS / f"{batch.name}.jsonl" for folder in (part, draft))
-        if source.is_file():
-            copy.parent.mkdir(mode=0o700, exist_ok=True)
-            with source.open("rb") as results, new_file(copy) as file:
-                shutil.copyfileobj(results, file)
-            sync_directory(copy.parent)
-
-
-def _records(path: Path) -> Iterator[Json]:
+def _records(path: Path) -> list[Json]:
     records: list[Json] = []
     scan_journal(path, records.append)
-    yield from records
+    return records
 
 
 def _renamed(record: Json, names: Mapping[str, str], offset: int) -> Json:

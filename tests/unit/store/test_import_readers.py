@@ -18,13 +18,12 @@ import pytest
 from benchmarks.foreign_jobs.answers import ANSWERS, FORMULA
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Outcome, Untrusted
-from vlsb.store.imports.foreign_rows import MOST_ROW_BYTES, ForeignRow
-from vlsb.store.imports.importing import READERS, find_format
-from vlsb.store.imports.inspect_logs import read_inspect
-from vlsb.store.imports.json_logs import read_deepsafe, read_lmms_eval, read_official
-from vlsb.store.imports.sheets import read_vlmevalkit
+from vlsb.store.import_logs import read_deepsafe, read_inspect, read_lmms_eval, read_official
+from vlsb.store.import_rows import MOST_ROW_BYTES, ForeignRow
+from vlsb.store.import_sheets import read_vlmevalkit
+from vlsb.store.importing import READERS, find_format
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "foreign"
+GOLDEN = Path(__file__).parents[2] / "golden" / "foreign"
 EMPTY, ERROR, BLOCKED = Outcome.TARGET_EMPTY, Outcome.TARGET_ERROR, Outcome.TARGET_BLOCKED
 # What each file holds of the samples that got no answer; the others are in `ANSWERS`.
 REAL = {

@@ -10,7 +10,7 @@ import pytest
 from tests.support.records import make_sample
 from vlsb.errors import ConfigError
 from vlsb.records import Sample, Untrusted
-from vlsb.store.imports.foreign_rows import ForeignRow, Matched, match_rows
+from vlsb.store.import_rows import ForeignRow, Matched, match_rows
 
 # 3 and 4 ask the same of two images; 5 and 6 are the same in everything, as two rows of VLSBench are.
 SAMPLES = [

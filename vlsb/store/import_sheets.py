@@ -16,8 +16,9 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from vlsb.extras import require_extra
 from vlsb.records import Outcome, Untrusted
-from vlsb.store.imports.foreign_rows import (
+from vlsb.store.import_rows import (
     MOST_DOCUMENT_BYTES,
+    NO_ANSWER,
     ForeignRow,
     Lost,
     empty,
@@ -68,16 +69,10 @@ def read_vlmevalkit(path: Path) -> Iterator[ForeignRow]:
             image_path=None if image is None else Untrusted(image),
             text=Untrusted(text),
             reasoning=Untrusted(thought) if thought else None,
-            lost=_lost(text),
+            lost=Lost(Outcome.TARGET_ERROR, "request_failed", Untrusted(text))
+            if text.startswith(_FAILURE)
+            else (NO_ANSWER if text in _MISSING else empty(text)),
         )
-
-
-def _lost(text: str) -> Lost | None:
-    if text.startswith(_FAILURE):
-        return Lost(Outcome.TARGET_ERROR, "request_failed", Untrusted(text))
-    if text in _MISSING:
-        return Lost(Outcome.TARGET_EMPTY, "no_answer", Untrusted("the model gave none"))
-    return empty(text)
 
 
 def _text(cells: Mapping[str, _Cell], name: str, where: str) -> str | None:
@@ -126,12 +121,18 @@ def _xlsx_rows(path: Path) -> Iterator[_Row]:
 
     with open_file(path) as file:
         try:
-            _require_small(file, os.fstat(file.fileno()).st_size, path)
-            book = load_workbook(file, read_only=True, keep_links=False)
-            sheet = book.worksheets[0]
+            with ZipFile(file) as archive:
+                infos = archive.infolist()
+            most = min(_MOST_SHEET_BYTES, _SMALL_SHEET_BYTES + _DENSEST * os.fstat(file.fileno()).st_size)
+            if sum(each.file_size for each in infos) > most:
+                refuse(str(path), f"unpacks to more than {most / 2**20:.0f} MiB, far more than answers do")
+            # Other decompressors are not bound by the size that a member states.
+            if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in infos):
+                refuse(str(path), "is compressed in a way that no spreadsheet is")
+            sheet = load_workbook(file, read_only=True, keep_links=False).worksheets[0]
             # What a file says of its own size is not believed.
             sheet.reset_dimensions()
-            rows = _plain(_bounded(sheet.iter_rows(), path), path)
+            rows = _plain_cells(sheet.iter_rows(), path)
             heads = [str(each or "") for each in next(rows, ())]
             # A row ends with its last cell: whoever gave no answer in the last columns gave none.
             filled = ([*row, *[None] * (len(heads) - len(row))] for row in rows)
@@ -140,22 +141,13 @@ def _xlsx_rows(path: Path) -> Iterator[_Row]:
             refuse(str(path), f"is not a spreadsheet that can be read ({type(error).__name__})")
 
 
-def _require_small(file: object, size: int, path: Path) -> None:
-    with ZipFile(file) as archive:  # type: ignore[call-overload]
-        infos = archive.infolist()
-        most = min(_MOST_SHEET_BYTES, _SMALL_SHEET_BYTES + _DENSEST * size)
-        if sum(each.file_size for each in infos) > most:
-            refuse(str(path), f"unpacks to more than {most / 2**20:.0f} MiB, far more than answers do")
-        # Other decompressors are not bound by the size that a member states.
-        if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in infos):
-            refuse(str(path), "is compressed in a way that no spreadsheet is")
-
-
-def _bounded(rows: Iterator[Sequence[object]], path: Path) -> Iterator[Sequence[object]]:
-    """Yield the rows, as long as they are no more than a prediction file has.
+def _plain_cells(rows: Iterator[Sequence[object]], path: Path) -> Iterator[list[_Cell]]:
+    """Yield the rows of texts and numbers, as long as they are no more than a prediction file has.
 
     One cell far away makes as many rows and columns as there could be.
     """
+    from openpyxl.utils.escape import unescape
+
     cells = 0
     for number, row in enumerate(rows, start=1):
         cells += len(row)
@@ -168,20 +160,13 @@ def _bounded(rows: Iterator[Sequence[object]], path: Path) -> Iterator[Sequence[
             )
         if cells > _MOST_CELLS:
             refuse(str(path), f"has more than {_MOST_CELLS:,} cells, far more than answers need")
-        yield row
-
-
-def _plain(rows: Iterator[Sequence[object]], path: Path) -> Iterator[list[_Cell]]:
-    from openpyxl.utils.escape import unescape
-
-    for number, row in enumerate(rows, start=1):
-        cells: list[_Cell] = []
+        plain: list[_Cell] = []
         for cell in row:
             value, kind = getattr(cell, "value", None), getattr(cell, "data_type", "n")
             if kind not in ("s", "n", "inlineStr") or not isinstance(value, str | int | float | None):
                 refuse(f"{path} row {number}", "has a cell that is a formula, a date or an error, not a text")
-            cells.append(unescape(value) if isinstance(value, str) else value)
-        yield cells
+            plain.append(unescape(value) if isinstance(value, str) else value)
+        yield plain
 
 
 def _named(heads: Sequence[str], rows: Iterator[Sequence[_Cell]], path: Path) -> Iterator[_Row]:

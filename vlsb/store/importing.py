@@ -18,18 +18,16 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
 from vlsb.records import IMPORTED, Failure, ImageFile, Outcome, Response, Sample, Untrusted, Usage, Verdict
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
-from vlsb.store.imports.foreign_rows import (
+from vlsb.store.import_logs import read_deepsafe, read_inspect, read_lmms_eval, read_official
+from vlsb.store.import_rows import (
     ForeignRow,
     Matched,
-    StatedLabel,
     file_sha256,
     read_document,
     read_lines,
     refuse,
 )
-from vlsb.store.imports.inspect_logs import read_inspect
-from vlsb.store.imports.json_logs import read_deepsafe, read_lmms_eval, read_official
-from vlsb.store.imports.sheets import read_vlmevalkit
+from vlsb.store.import_sheets import read_vlmevalkit
 from vlsb.store.journal import lock_run
 from vlsb.store.manifest import (
     IMPORTED_FROM,
@@ -151,31 +149,28 @@ def import_run(
     return imported
 
 
-def _verdicts(source: ImportSource, matched: Matched) -> dict[Untrusted, list[tuple[ForeignRow, Verdict]]]:
+def _verdicts(source: ImportSource, matched: Matched) -> dict[Untrusted, list[Verdict]]:
     """Return the verdicts of each named judge; a failure has none, whatever the file says of it."""
-    given: dict[Untrusted, list[tuple[ForeignRow, Verdict]]] = {}
+    given: dict[Untrusted, list[Verdict]] = {}
     for sample, row in matched.rows:
         for stated in row.labels if row.lost is None else ():
             judge = stated.judge or (None if source.judged_by is None else Untrusted(source.judged_by))
             if judge is not None:
-                given.setdefault(judge, []).append((row, _verdict(sample, row, stated)))
+                verdict = Verdict(
+                    sample_id=sample.id,
+                    epoch=row.epoch,
+                    label=stated.label,
+                    explanation=stated.explanation,
+                    usage=Usage(),
+                    asks=0,
+                    attempts=0,
+                    latency_s=None,
+                    response_sha256=row.text.sha256(),
+                    image_sha256=None,
+                    request_sha256=None,
+                )
+                given.setdefault(judge, []).append(verdict)
     return given
-
-
-def _verdict(sample: Sample, row: ForeignRow, stated: StatedLabel) -> Verdict:
-    return Verdict(
-        sample_id=sample.id,
-        epoch=row.epoch,
-        label=stated.label,
-        explanation=stated.explanation,
-        usage=Usage(),
-        asks=0,
-        attempts=0,
-        latency_s=None,
-        response_sha256=row.text.sha256(),
-        image_sha256=None,
-        request_sha256=None,
-    )
 
 
 def _manifest(
@@ -259,7 +254,7 @@ def _build(
     directory: Path,
     manifest: Manifest,
     matched: Matched,
-    verdicts: Mapping[Untrusted, Sequence[tuple[ForeignRow, Verdict]]],
+    verdicts: Mapping[Untrusted, Sequence[Verdict]],
     data_root: Path | None,
 ) -> None:
     """Write the run beside its place and put it there. What a killed import left is written anew."""
@@ -284,16 +279,16 @@ def _write(
     draft: Path,
     manifest: Manifest,
     matched: Matched,
-    verdicts: Mapping[Untrusted, Sequence[tuple[ForeignRow, Verdict]]],
+    verdicts: Mapping[Untrusted, Sequence[Verdict]],
 ) -> None:
     (draft / VERDICTS).mkdir(mode=0o700, parents=True)
     rows = matched.rows
-    answered = (to_json(_response(sample, row)) for sample, row in rows if row.lost is None)
-    failed = (encode_failure(f) | {"judge": None} for f in _failures(rows))
-    _write_journal(draft / RESPONSES, answered)
-    _write_journal(draft / FAILURES, failed)
+    records = [_target_record(sample, row) for sample, row in rows]
+    failed = (each for each in records if isinstance(each, Failure))
+    _write_journal(draft / RESPONSES, (to_json(each) for each in records if isinstance(each, Response)))
+    _write_journal(draft / FAILURES, (encode_failure(each) | {"judge": None} for each in failed))
     for entry, given in zip(manifest.judges, verdicts.values(), strict=True):
-        _write_journal(draft / VERDICTS / entry.file, (to_json(verdict) for _, verdict in given))
+        _write_journal(draft / VERDICTS / entry.file, map(to_json, given))
     begun = {"kind": "session_started", "pending": 0, "vlsb": __version__, "judge": None, "only_judge": False}
     done = {"kind": "imported", "rows": len(rows), "left_out": len(matched.left_out)}
     _write_journal(draft / EVENTS, [begun, done, {"kind": "session_ended", "reason": "complete"}])
@@ -308,7 +303,22 @@ def _write_journal(path: Path, records: Iterable[Json]) -> None:
         file.writelines(strict_json.dumps(record | stamp).encode("ascii") + b"\n" for record in records)
 
 
-def _response(sample: Sample, row: ForeignRow) -> Response:
+def _target_record(sample: Sample, row: ForeignRow) -> Response | Failure:
+    if row.lost is not None:
+        return Failure(
+            sample_id=sample.id,
+            epoch=row.epoch,
+            stage="target",
+            outcome=row.lost.outcome,
+            fault=IMPORTED,
+            code=row.lost.code,
+            message=row.lost.message,
+            attempts=0,
+            usage=row.usage,
+            text=row.text if len(row.text) else None,
+            image_sha256=row.image_sha256,
+            details={},
+        )
     return Response(
         sample_id=sample.id,
         epoch=row.epoch,
@@ -325,22 +335,3 @@ def _response(sample: Sample, row: ForeignRow) -> Response:
         image_sha256=row.image_sha256,
         request_sha256=None,
     )
-
-
-def _failures(rows: Iterable[tuple[Sample, ForeignRow]]) -> Iterator[Failure]:
-    for sample, row in rows:
-        if row.lost is not None:
-            yield Failure(
-                sample_id=sample.id,
-                epoch=row.epoch,
-                stage="target",
-                outcome=row.lost.outcome,
-                fault=IMPORTED,
-                code=row.lost.code,
-                message=row.lost.message,
-                attempts=0,
-                usage=row.usage,
-                text=row.text if len(row.text) else None,
-                image_sha256=row.image_sha256,
-                details={},
-            )

@@ -17,21 +17,19 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple, NoReturn, TypeVar
 
 import pybase64
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from vlsb import strict_json
-from vlsb.errors import ConfigError
+from vlsb.errors import ConfigError, first_of
 from vlsb.records import Key, Label, Outcome, Sample, Untrusted, Usage
 from vlsb.store.codec import Decoder
-from vlsb.wording import first_of
 
 MOST_DOCUMENT_BYTES = 256 * 1024 * 1024
 """Of one JSON document: the texts of VLSBench are a few megabytes, its images several thousand."""
 MOST_ROW_BYTES = 64 * 1024 * 1024
 """Of one row: an image of the data set and all that was said of it are a few megabytes."""
 
-TokenCount = Annotated[int, Meta(ge=0, lt=2**53)]
-"""Tokens as a file may state them."""
+_TokenCount = Annotated[int, Meta(ge=0, lt=2**53)]
 
 _Kind = TypeVar("_Kind")
 
@@ -44,12 +42,28 @@ class Lost(NamedTuple):
     message: Untrusted
 
 
+BLOCKED = Lost(Outcome.TARGET_BLOCKED, "content_filter", Untrusted("the provider's filter"))
+NO_ANSWER = Lost(Outcome.TARGET_EMPTY, "no_answer", Untrusted("the model gave none"))
+
+
 class StatedLabel(NamedTuple):
     """A label that a file gives; `judge` is None where it does not say whose it is."""
 
     label: Label
     judge: Untrusted | None
     explanation: Untrusted = Untrusted("")
+
+
+class Tokens(Struct):
+    """What a file says that a response took."""
+
+    input_tokens: _TokenCount | None = None
+    output_tokens: _TokenCount | None = None
+    reasoning_tokens: _TokenCount | None = None
+
+    def usage(self) -> Usage:
+        """Return that as we count it."""
+        return Usage(self.input_tokens, self.output_tokens, self.reasoning_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +269,10 @@ class _Index:
             return "no sample has this instruction with this image"
         if len(fitting) > 1 and row.image_sha256 is not None:
             fitting = [each for each in fitting if self._image_sha256(each) == row.image_sha256] or fitting
-        if len(fitting) > 1:
-            fitting = [each for each in fitting if self._is_numbered(each, row.number)] or fitting
+        if len(fitting) > 1 and row.number is not None:
+            # A number may be meant as an id or as a place.
+            at_place = self._samples[row.number : row.number + 1] if row.number >= 0 else ()
+            fitting = [each for each in fitting if each.id == row.number or each in at_place] or fitting
         if len(fitting) > 1:
             ids = ", ".join(str(each.id) for each in fitting[:_SHOWN])
             return f"several samples fit ({ids}), and it does not say which"
@@ -279,10 +295,3 @@ class _Index:
         parts = PurePosixPath(stated.expose().replace("\\", "/")).parts
         tails = ("/".join(parts[start:]) for start in range(max(0, len(parts) - 4), len(parts)))
         return next((self._paths[tail] for tail in tails if tail in self._paths), None)
-
-    def _is_numbered(self, sample: Sample, number: int | None) -> bool:
-        """Say whether a number may be meant for this sample, as its id or as its place."""
-        if number is None:
-            return False
-        at_place = 0 <= number < len(self._samples) and self._samples[number] is sample
-        return sample.id == number or at_place
