@@ -31,7 +31,7 @@ from vlsb.analysis.comparison import (
     rate_differences,
     swap_p_values,
 )
-from vlsb.analysis.forecast import forecast_total
+from vlsb.analysis.correction import forecast_total
 from vlsb.analysis.published import PublishedResult, difference_interval, gaps
 from vlsb.analysis.rates import (
     SIGNIFICANT,

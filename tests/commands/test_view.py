@@ -17,8 +17,7 @@ from tests.support.endpoint import labelling
 from tests.support.run_files import tree
 from vlsb.cli.audit import store_sheet
 from vlsb.models.prices import load_prices
-from vlsb.reports.html.server import PageServer
-from vlsb.reports.html.site import RunSite
+from vlsb.reports.html.server import PageServer, RunSite
 from vlsb.simulator import SimulatorThread
 
 DEADLINE_S = 30

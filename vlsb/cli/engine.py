@@ -40,7 +40,7 @@ from vlsb.evaluation.options import Option
 from vlsb.models.profile import FAMILIES, PROFILES, EnginePin, ModelProfile
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import duration
+from vlsb.reports.report import duration
 from vlsb.steps import Step
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")

@@ -7,11 +7,11 @@ from datetime import date
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from vlsb.analysis.forecast import TotalForecast
+from vlsb.analysis.correction import TotalForecast
 from vlsb.evaluation.progress import judge_names
 from vlsb.models.prices import Price, may_charge
 from vlsb.records import JUDGED, Outcome
-from vlsb.reports.figures import counted, dollars, duration
+from vlsb.reports.report import counted, dollars, duration
 from vlsb.store.costs import Measured, RestCost, decided_tokens, measure_answers, rest_cost, summed
 
 if TYPE_CHECKING:

@@ -18,10 +18,9 @@ from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.records import Outcome
 from vlsb.reports.encode import json_document
-from vlsb.reports.exports import ExportedRun, Redaction
-from vlsb.reports.figures import counted
-from vlsb.reports.hub_card import TABLE, hub_card, hub_columns
-from vlsb.reports.inspect_log import log_header, log_samples, summary_of
+from vlsb.reports.exports import TABLE, ExportedRun, Redaction, hub_card, hub_columns
+from vlsb.reports.logs import log_header, log_samples, summary_of
+from vlsb.reports.report import counted
 from vlsb.reports.stored import StoredRun
 from vlsb.store.export import require_new, write_archive, write_folder, write_text
 from vlsb.store.manifest import JudgeEntry, require_run, require_vlsbench

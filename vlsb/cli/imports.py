@@ -20,7 +20,7 @@ from vlsb.evaluation.options import Option
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import counted
+from vlsb.reports.report import counted
 from vlsb.store.import_rows import match_rows
 from vlsb.store.importing import (
     READERS,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlsb.endpoints.timings import Wait
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import dollars, duration
+from vlsb.reports.report import dollars, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -17,15 +17,15 @@ from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
-from vlsb.reports import latex, terminal, writers
+from vlsb.reports import documents, terminal, writers
 from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.leaderboard import board_report
 from vlsb.reports.leaderboard import leaderboard as places
+from vlsb.reports.logs import missing_questions, to_official
 from vlsb.reports.methods import PROSE, bibtex_text, methods_text
 from vlsb.reports.notes import guards_of, guards_table
-from vlsb.reports.official import missing_questions, to_official
 from vlsb.reports.paper import paper_report, parities_of
 from vlsb.reports.report import Report
 from vlsb.store.listing import find_runs
@@ -221,7 +221,7 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
 def _written(summaries: list[Summary], form: str, *, width: int, color: bool) -> str | bytes:
     special: dict[str, Callable[[list[Summary]], str | bytes]] = {
         "markdown": to_markdown,
-        "latex": latex.to_latex,
+        "latex": documents.to_latex,
         "parquet": to_parquet,
     }
     if form in special:

@@ -19,8 +19,7 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.evaluation.options import Option
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
-from vlsb.reports.figures import counted
-from vlsb.reports.report import Table, Words
+from vlsb.reports.report import Table, Words, counted
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.journal import lock_run
 from vlsb.store.listing import SORTS, ListedRun, list_runs

@@ -50,8 +50,8 @@ from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome, Untrusted
-from vlsb.reports.figures import counted
 from vlsb.reports.notes import guards_table
+from vlsb.reports.report import counted
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, judge_name, no_run, read_manifest, require_run

@@ -20,8 +20,7 @@ from vlsb.errors import ConfigError, first_of
 from vlsb.evaluation.options import Option
 from vlsb.models.prices import load_prices
 from vlsb.reports.answers import answers_text
-from vlsb.reports.html.server import PageServer
-from vlsb.reports.html.site import RunSite
+from vlsb.reports.html.server import PageServer, RunSite
 from vlsb.reports.stored import NEAREST, Filter, StoredRun
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import is_run

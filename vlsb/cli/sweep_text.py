@@ -15,8 +15,7 @@ from vlsb.errors import first_of
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import counted, dollars, duration
-from vlsb.reports.report import Table, Words
+from vlsb.reports.report import Table, Words, counted, dollars, duration
 from vlsb.reports.terminal import render_rates
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.sweep.board import Board, BoardEntry, Status

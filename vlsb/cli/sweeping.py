@@ -23,7 +23,7 @@ from vlsb.endpoints import loops
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import duration
+from vlsb.reports.report import duration
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.cells import Counts, LineCounter, SweepWork, matrix
 from vlsb.sweep.on_ray import Job, run_job

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlsb.cli.panel import Speed
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import counted, duration
+from vlsb.reports.report import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

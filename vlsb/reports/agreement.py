@@ -20,13 +20,17 @@ from vlsb.analysis.agreement import (
     RefusalAgreement,
     compare_two,
 )
-from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
-from vlsb.analysis.forecast import TotalForecast
+from vlsb.analysis.correction import (
+    LEAST_IMAGES,
+    AuditedSample,
+    ExpectedChange,
+    TotalForecast,
+    expected_changes,
+)
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, dollars, interval_text
-from vlsb.reports.report import Records, Report, Table, Words
+from vlsb.reports.report import NO_FIGURE, Records, Report, Table, Words, counted, dollars, interval_text
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.audit import AuditSample, read_audit
 from vlsb.store.comparisons import judged_run

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from vlsb.records import IMPORTED, JUDGED, Failure, Finding, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import counted
 from vlsb.reports.notes import EXPLANATIONS
+from vlsb.reports.report import counted
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
 MAX_WIDTH = 100

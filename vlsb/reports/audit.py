@@ -12,8 +12,7 @@ from vlsb.analysis.correction import AuditedSample, CorrectedRates, corrected_ra
 from vlsb.errors import ConfigError
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, interval_text
-from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.reports.report import NO_FIGURE, Records, Report, Sentence, Table, Words, counted, interval_text
 from vlsb.store.audit import AuditItem, draws_of, require_audit
 from vlsb.store.manifest import judge_name
 from vlsb.store.state import RunState, load_state

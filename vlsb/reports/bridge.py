@@ -21,8 +21,19 @@ from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.audit import Corrected, audit_report
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, safe_interval, share_of_selected
-from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.reports.report import (
+    NO_FIGURE,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    Words,
+    counted,
+    interval_text,
+    percent,
+    safe_interval,
+    share_of_selected,
+)
 from vlsb.store.audit import read_audit
 from vlsb.store.comparisons import judged_run
 from vlsb.store.listing import find_runs

@@ -22,8 +22,18 @@ from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, for_terminal
-from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, points
-from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.reports.report import (
+    NO_FIGURE,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    Words,
+    counted,
+    interval_text,
+    percent,
+    points,
+)
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""

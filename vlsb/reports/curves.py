@@ -20,10 +20,20 @@ from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
-from vlsb.reports.figures import NO_FIGURE, interval_text, percent, safe_interval, share_of_selected
 from vlsb.reports.leaderboard import require_judge
-from vlsb.reports.marks import RowMarks, mark, note_lines
-from vlsb.reports.report import RateBar, Records, Report, Sentence, Table
+from vlsb.reports.notes import RowMarks, mark, note_lines
+from vlsb.reports.report import (
+    NO_FIGURE,
+    RateBar,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    interval_text,
+    percent,
+    safe_interval,
+    share_of_selected,
+)
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""

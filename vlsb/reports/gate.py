@@ -9,8 +9,18 @@ from vlsb.analysis.comparison import POWER
 from vlsb.analysis.gate import Check, GateDecision, GateResult
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import NO_FIGURE, counted, interval_text, points
-from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
+from vlsb.reports.report import (
+    NO_FIGURE,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    Words,
+    counted,
+    interval_text,
+    points,
+    text_of,
+)
 from vlsb.reports.writers import markdown
 
 SCHEMA = 1

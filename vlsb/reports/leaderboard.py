@@ -14,9 +14,18 @@ from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
-from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import RowMarks, mark, note_lines
-from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.reports.notes import RowMarks, mark, note_lines
+from vlsb.reports.report import (
+    NO_FIGURE,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    Words,
+    percent,
+    safe_interval,
+    share_of_selected,
+)
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""

@@ -14,9 +14,8 @@ from vlsb import strict_json
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Untrusted
 from vlsb.reports.encode import Encode, for_json, for_latex, for_markdown, for_terminal
-from vlsb.reports.figures import counted, percent, span
-from vlsb.reports.marks import part_words
-from vlsb.reports.report import Sentence
+from vlsb.reports.notes import part_words
+from vlsb.reports.report import Sentence, counted, percent, span
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest
 from vlsb.store.state import load_state

@@ -11,11 +11,20 @@ from vlsb.analysis.rates import RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, points
-from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, judged_runs, setting
-from vlsb.reports.notes import badges
-from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.reports.notes import badges, part_words
+from vlsb.reports.report import (
+    NO_FIGURE,
+    Records,
+    Report,
+    Sentence,
+    Table,
+    Words,
+    counted,
+    interval_text,
+    percent,
+    points,
+)
 from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_vlsbench
 
 SCHEMA = 1

@@ -34,9 +34,8 @@ from vlsb.records import Label, Untrusted
 from vlsb.reports.curves import Curve, asked_curves, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import share_of_selected
-from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, reasons, row_name
-from vlsb.reports.report import Sentence
+from vlsb.reports.notes import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, reasons, row_name
+from vlsb.reports.report import Sentence, share_of_selected
 from vlsb.store.audit import require_whole
 from vlsb.store.listing import find_runs
 from vlsb.store.state import load_state

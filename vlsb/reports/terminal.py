@@ -23,19 +23,28 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
-from vlsb.reports.marks import RowMarks, mark
 from vlsb.reports.notes import (
     OutcomeCount,
+    RowMarks,
     badges,
     costs,
     dataset_title,
+    mark,
     outcome_counts,
     remarks,
     said_once,
     shared_badges,
 )
-from vlsb.reports.report import Sentence, Words, text_of
+from vlsb.reports.report import (
+    NO_FIGURE,
+    RATE_HEADINGS,
+    Sentence,
+    Words,
+    rate_and_n,
+    rate_figures,
+    safe_interval,
+    text_of,
+)
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
 WIDE = 110

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from vlsb.analysis.forecast import TotalForecast, forecast_total
+from vlsb.analysis.correction import TotalForecast, forecast_total
 from vlsb.analysis.summary import ModelCost
 from vlsb.models.prices import Price, PriceTable, may_charge
 from vlsb.records import Untrusted, Usage

@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vlsb.analysis.forecast import TotalForecast
+from vlsb.analysis.correction import TotalForecast
 from vlsb.config import SIMULATED_URL, ModelSettings
 from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
 from vlsb.data.samples import ROWS_FILE, load_rows

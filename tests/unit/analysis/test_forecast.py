@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from vlsb.analysis.forecast import TotalForecast, forecast_total
+from vlsb.analysis.correction import TotalForecast, forecast_total
 
 
 def forecast(

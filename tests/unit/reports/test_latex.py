@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.reports.test_terminal import COMPLETE, GAPS, GOLDEN, HOSTILE, MARKED, NOTHING, with_names
 from vlsb.records import Untrusted
+from vlsb.reports.documents import to_latex
 from vlsb.reports.encode import for_latex, latex_row
-from vlsb.reports.latex import to_latex
 from vlsb.reports.leaderboard import board_report, leaderboard
 from vlsb.reports.report import Records, Report, Table
 from vlsb.reports.writers import write

@@ -15,8 +15,8 @@ from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Outcome, Untrusted
-from vlsb.reports.figures import safe_interval
 from vlsb.reports.leaderboard import Leaderboard, board_report, leaderboard
+from vlsb.reports.report import safe_interval
 from vlsb.reports.writers import write
 
 

@@ -21,10 +21,9 @@ from tests.unit.reports.test_terminal import (
 from vlsb.analysis.differences import Differences, JudgeIdentity, SampleData, differences
 from vlsb.analysis.summary import Summary
 from vlsb.records import Untrusted
-from vlsb.reports.documents import in_order, to_markdown, to_parquet
+from vlsb.reports.documents import in_order, to_latex, to_markdown, to_parquet
 from vlsb.reports.encode import for_json, for_terminal
-from vlsb.reports.latex import to_latex
-from vlsb.reports.marks import mark, reasons, row_name
+from vlsb.reports.notes import mark, reasons, row_name
 from vlsb.reports.report import Sentence, text_of
 from vlsb.reports.terminal import render
 

@@ -23,12 +23,10 @@ from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, RunFacts, Summary, summarize
 from vlsb.records import Outcome, Untrusted
-from vlsb.reports.documents import to_markdown
+from vlsb.reports.documents import to_latex, to_markdown
 from vlsb.reports.encode import for_json
-from vlsb.reports.figures import duration
-from vlsb.reports.latex import to_latex
 from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
-from vlsb.reports.report import text_of
+from vlsb.reports.report import duration, text_of
 from vlsb.reports.terminal import render, summary_table
 
 CATEGORIES = {

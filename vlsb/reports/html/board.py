@@ -15,7 +15,6 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import Untrusted
 from vlsb.reports.curves import CHANGES, STEP_HEADINGS, Curve, Point, curves_of, step_figures
 from vlsb.reports.encode import for_page
-from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
 from vlsb.reports.html.summary import (
     UNITS,
     Markup,
@@ -36,6 +35,7 @@ from vlsb.reports.leaderboard import (
     open_ranks,
 )
 from vlsb.reports.notes import badges, shared_badges
+from vlsb.reports.report import NO_FIGURE, percent, safe_interval, share_of_selected
 
 _HEIGHT = 220
 _TICKS = (0, 25, 50, 75, 100)

@@ -24,11 +24,11 @@ from vlsb.records import Failure, Finding, Key, Outcome, Response, Untrusted, Ve
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
-from vlsb.reports.figures import counted
 from vlsb.reports.html.board import Links, board_markup
 from vlsb.reports.html.summary import DescribedSummary, Markup, element, summary_markup
 from vlsb.reports.methods import methods_paragraph
 from vlsb.reports.notes import EXPLANATIONS
+from vlsb.reports.report import counted
 from vlsb.store.audit import AuditItem
 from vlsb.store.manifest import JudgeEntry, Manifest
 

@@ -20,8 +20,8 @@ from vlsb.models.prices import PriceTable
 from vlsb.records import Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.exports import with_known_words
-from vlsb.reports.figures import counted
 from vlsb.reports.html.content import GENERATOR, PageRun, board_content, page_content, page_document
+from vlsb.reports.report import counted
 from vlsb.reports.stored import StoredRun
 from vlsb.store.audit import read_audit
 from vlsb.store.listing import find_runs

@@ -2,23 +2,41 @@
 
 A page of a stranger in the same browser can send requests here, and a name that it controls can mean this
 machine: so Host and Origin are looked at, and without the token nothing is told, not even whether it exists.
-What is shown and stored is up to a `Site`.
+What is shown are the runs below some paths, read anew when their files change.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from vlsb.analysis.summary import Summary
+from vlsb.data import media_type, thumbnail_webp
 from vlsb.errors import VlsbError
-from vlsb.records import Untrusted
+from vlsb.models.prices import PriceTable
+from vlsb.records import Sample, Untrusted
 from vlsb.reports.encode import for_page, json_island
-from vlsb.reports.html.content import page_document
+from vlsb.reports.html.content import board_content, page_content, page_document
+from vlsb.reports.html.pages import SIDE, page_run
+from vlsb.reports.html.summary import rate_figure
+from vlsb.reports.report import rate_figures
+from vlsb.reports.stored import StoredRun
+from vlsb.store.listing import find_runs
+from vlsb.store.manifest import read_head
+from vlsb.store.state import FINDINGS, VERDICTS
+from vlsb.store.summaries import summarize_run
 
 _MOST_BYTES = 4 * 1024 * 1024
 _HEADERS = {
@@ -30,6 +48,10 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Robots-Tag": "noindex",
 }
+
+# Thumbnails of 4 KB or so: 16 MB at most, and a run of the full set has 1,957 images.
+_KEPT_IMAGES = 4096
+_ENDINGS = (".json", ".jsonl")
 
 Json = dict[str, Any]
 
@@ -59,40 +81,12 @@ class _BadRequest(Exception):
         self.status = status
 
 
-class Site(Protocol):
-    """What is served. Runs are named by keys of the site's own; every method may be called by many threads.
-
-    Each raises VlsbError for what cannot be shown or stored, and KeyError for a key that it never gave.
-    """
-
-    def runs(self) -> list[Json]:
-        """Every run in a few words: quick, whatever their number."""
-
-    def rates(self, key: str) -> Json:
-        """Return the rates of one run as they stand."""
-
-    def stamp(self, keys: Sequence[str]) -> str:
-        """Return a text that changes whenever these runs change."""
-
-    def content(self, keys: Sequence[str]) -> Json:
-        """Return the content of a page about these runs; the list of runs where there are none."""
-
-    def board(self, keys: Sequence[str]) -> Json:
-        """Return the content of a page about what these runs come to; all runs where none is named."""
-
-    def image(self, checksum: str, *, is_full: bool) -> Served:
-        """An image that was sent: small, or as it is."""
-
-    def label(self, key: str, annotator: str, sheet: bytes) -> str:
-        """Take the labels of a sheet over into a run, and say how many."""
-
-
 class PageServer(ThreadingHTTPServer):
     """Serves a site on 127.0.0.1 until it is shut down; `port` 0 is a free one."""
 
     daemon_threads = True
 
-    def __init__(self, site: Site, *, port: int = 0) -> None:
+    def __init__(self, site: RunSite, *, port: int = 0) -> None:
         self.site = site
         self.token = secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", port), _Handler)
@@ -118,34 +112,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer what a page asks for."""
-        self._answer(
-            {
-                "": _page,
-                "page": _page,
-                "board": _board,
-                "content": _content,
-                "rates": _rates,
-                "image": _image,
-                "icon": _icon,
-            }
-        )
+        self._answer(self._shown)
 
     def do_POST(self) -> None:
         """Store labels, the one thing that is ever written."""
-        self._answer({"labels": _label}, is_writing=True)
+        self._answer(self._stored, is_writing=True)
 
-    def _answer(
-        self, routes: dict[str, Callable[[_Handler, _Asked], Served | None]], *, is_writing: bool = False
-    ) -> None:
+    def _answer(self, route: Callable[[_Asked], Served | None], *, is_writing: bool = False) -> None:
         try:
-            asked = _parse(self.path)
+            parts = urlsplit(self.path)
+            token, name, *rest = (*parts.path.removeprefix("/").split("/"), "")
+            asked = _Asked(token, name, tuple(rest), parse_qs(parts.query))
         except ValueError:
             asked = _Asked("", "", (), {})
-        if not self._is_ours(asked, is_writing=is_writing) or (route := routes.get(asked.name)) is None:
-            self.close_connection = True
-            return self._send(HTTPStatus.NOT_FOUND, _NOTHING)
         try:
-            served = route(self, asked)
+            if not self._is_ours(asked, is_writing=is_writing):
+                raise _BadRequest(HTTPStatus.NOT_FOUND)
+            served = route(asked)
         except _BadRequest as error:
             self.close_connection = True
             self._send(error.status, _NOTHING)
@@ -154,10 +137,36 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, _NOTHING)
         except VlsbError as error:
             detail = "" if error.detail is None else f": {for_page(error.detail)}"
-            said = for_page(Untrusted(error.message)) + detail
-            self._send(HTTPStatus.CONFLICT, _json({"error": said}))
+            message = for_page(Untrusted(error.message)) + detail
+            self._send(HTTPStatus.CONFLICT, _json({"error": message}))
         else:
             self._send(HTTPStatus.OK if served else HTTPStatus.NO_CONTENT, served or _NOTHING)
+
+    def _shown(self, asked: _Asked) -> Served | None:
+        site, runs = self.server.site, asked.query.get("run", [])
+        match asked.name:
+            case "icon":
+                # A browser that is not told of one asks outside the token.
+                return None
+            case "content" if asked.query.get("since") == [site.stamp(runs)]:
+                return None
+            case "content":
+                return _json((site.board if "board" in asked.query else site.content)(runs))
+            case "rates":
+                return _json(site.rates((runs or [""])[0]))
+            case "image":
+                return site.image(asked.rest[0], is_full=asked.rest[1:2] == ("full",))
+            case "" | "page" | "board" as name:
+                content = (site.board if name == "board" else site.content)(runs)
+                page = page_document(content, images="own", is_served=True)
+                return Served(page.encode(), "text/html; charset=utf-8")
+        raise _BadRequest(HTTPStatus.NOT_FOUND)
+
+    def _stored(self, asked: _Asked) -> Served:
+        if asked.name != "labels":
+            raise _BadRequest(HTTPStatus.NOT_FOUND)
+        key, annotator = (asked.query.get(name, [""])[0] for name in ("run", "annotator"))
+        return _json({"said": self.server.site.label(key, annotator, self.read_body())})
 
     def _is_ours(self, asked: _Asked, *, is_writing: bool) -> bool:
         origin = self.headers.get("Origin")
@@ -210,52 +219,155 @@ class _Asked(NamedTuple):
     rest: tuple[str, ...]
     query: dict[str, list[str]]
 
-    @property
-    def runs(self) -> list[str]:
-        return self.query.get("run", [])
-
-
-def _parse(path: str) -> _Asked:
-    parts = urlsplit(path)
-    token, name, *rest = (*parts.path.removeprefix("/").split("/"), "")
-    return _Asked(token, name, tuple(rest), parse_qs(parts.query))
-
-
-def _page(handler: _Handler, asked: _Asked) -> Served:
-    return _document(handler.server.site.content(asked.runs))
-
-
-def _board(handler: _Handler, asked: _Asked) -> Served:
-    return _document(handler.server.site.board(asked.runs))
-
-
-def _document(content: Json) -> Served:
-    return Served(page_document(content, images="own", is_served=True).encode(), "text/html; charset=utf-8")
-
-
-def _content(handler: _Handler, asked: _Asked) -> Served | None:
-    site = handler.server.site
-    if asked.query.get("since") == [site.stamp(asked.runs)]:
-        return None
-    return _json((site.board if "board" in asked.query else site.content)(asked.runs))
-
-
-def _rates(handler: _Handler, asked: _Asked) -> Served:
-    return _json(handler.server.site.rates(asked.query.get("run", [""])[0]))
-
-
-def _image(handler: _Handler, asked: _Asked) -> Served:
-    return handler.server.site.image(asked.rest[0], is_full=asked.rest[1:2] == ("full",))
-
-
-def _icon(_: _Handler, __: _Asked) -> None:
-    """None: a browser that is not told of one asks outside the token."""
-
-
-def _label(handler: _Handler, asked: _Asked) -> Served:
-    key, annotator = (asked.query.get(name, [""])[0] for name in ("run", "annotator"))
-    return _json({"said": handler.server.site.label(key, annotator, handler.read_body())})
-
 
 def _json(value: object) -> Served:
     return Served(json_island(value).encode(), "application/json")
+
+
+class RunSite:
+    """The runs below some paths, as `PageServer` serves them. A run is known by a checksum of its place."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        data_root: Path | None,
+        prices: PriceTable,
+        store_labels: Callable[[Path, str, bytes], str],
+    ) -> None:
+        """`store_labels` stores in a run what an annotator of this name has put into a sheet."""
+        self._paths, self._data_root, self._prices = paths, data_root, prices
+        self._store_labels = store_labels
+        # One thread at a time reads runs: they come from one disk and cost what the interpreter gives.
+        self._lock = Lock()
+        self._runs: dict[Path, StoredRun] = {}
+        self._content: tuple[str, Json] | None = None
+        self._summaries: dict[str, tuple[str, list[Summary]]] = {}
+        self._sent: dict[str, tuple[StoredRun, Sample]] = {}
+        self._small = lru_cache(_KEPT_IMAGES)(
+            lambda checksum: thumbnail_webp(self._image(checksum), side=SIDE)
+        )
+
+    def runs(self) -> list[Json]:
+        """Return name, target, judges and time of the last change of every run, the newest first."""
+        runs: list[Json] = []
+        for key, path in self._places().items():
+            files = _files(path)
+            changed = max((changed_ns for _, _, changed_ns in files), default=0) / 1e9
+            about: Json = {
+                "key": key,
+                "stamp": _checksum(repr(files).encode()),
+                "name": for_page(Untrusted(path.resolve().name)),
+                "changed_at": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+            }
+            try:
+                head = read_head(path)
+                about |= {
+                    "target": for_page(head.target),
+                    "judges": [for_page(Untrusted(each.stem)) for each in head.judges],
+                    "simulated": head.simulated,
+                }
+            except VlsbError as error:
+                about["error"] = for_page(Untrusted(error.message))
+            runs.append(about)
+        return sorted(runs, key=lambda each: str(each["changed_at"]), reverse=True)
+
+    def rates(self, key: str) -> Json:
+        """Return the safe rate by each judge of a run, with interval and counts."""
+        rows = []
+        for summary in self._summarized(key, self._places()[key]):
+            rates = summary.rates
+            estimated = "" if summary.part is None or rates.safe_rate is None else f", {rates.estimate}"
+            rows.append(
+                {
+                    "judge": None if summary.judge is None else f"{for_page(summary.judge)}{estimated}",
+                    "figures": list(rate_figures(rates)),
+                    "figure": rate_figure(rates),
+                }
+            )
+        return {"rates": rows}
+
+    def board(self, keys: Sequence[str]) -> Json:
+        """Return what these runs, or all, come to; one that is damaged is left out and named."""
+        stamp, places = self.stamp(keys), self._places()
+        chosen = {key: places[key] for key in keys} if keys else places
+        summaries: list[Summary] = []
+        left_out = []
+        for key, path in chosen.items():
+            try:
+                summaries += self._summarized(key, path)
+            except VlsbError as error:
+                left_out.append(for_page(Untrusted(f"{path.resolve().name}: {error.message}")))
+        links = {Untrusted(str(path)): f"page?run={key}" for key, path in chosen.items()}
+        live: Json = {"stamp": stamp, "keys": list(keys), "board": True}
+        return board_content(summaries, links, left_out=left_out, live=live)
+
+    def _summarized(self, key: str, path: Path) -> list[Summary]:
+        stamp = _checksum(repr(_files(path)).encode())
+        with self._lock:
+            if self._summaries.get(key, ("", []))[0] != stamp:
+                self._summaries[key] = (stamp, summarize_run(path, prices=self._prices))
+            return self._summaries[key][1]
+
+    def stamp(self, keys: Sequence[str]) -> str:
+        """Return a checksum over names, sizes and times of the files of these runs, or of all."""
+        places = self._places()
+        chosen = {key: places[key] for key in keys} if keys else places
+        return sha256(
+            "".join(f"{key}{_checksum(repr(_files(path)).encode())}" for key, path in chosen.items()).encode()
+        ).hexdigest()
+
+    def content(self, keys: Sequence[str]) -> Json:
+        """Return the content of a page about these runs, or the list of all where none is named."""
+        live: Json = {"stamp": self.stamp(keys), "keys": list(keys)}
+        if not keys:
+            return page_content([], images={}, live=live | {"list": self.runs()})
+        places = self._places()
+        name = " ".join((*keys, live["stamp"]))
+        with self._lock:
+            if self._content is None or self._content[0] != name:
+                for path in (places[key] for key in keys):
+                    # Its data set is read once, which is most of the work.
+                    stored = self._runs.get(path)
+                    self._runs[path] = stored.again() if stored else StoredRun.read(path, self._data_root)
+                runs = [page_run(self._runs[places[key]], self._prices) for key in keys]
+                sent = {checksum: each for _, images in runs for checksum, each in images.items()}
+                self._sent |= sent
+                urls = {checksum: f"image/{checksum}" for checksum in sent}
+                self._content = (name, page_content([page for page, _ in runs], images=urls, live=live))
+            return self._content[1]
+
+    def image(self, checksum: str, *, is_full: bool) -> Served:
+        """Return an image that a page shows: drawn anew and small, or as the target was sent it."""
+        if not is_full:
+            return Served(self._small(checksum), "image/webp")
+        content = self._image(checksum)
+        return Served(content, media_type(content))
+
+    def label(self, key: str, annotator: str, sheet: bytes) -> str:
+        """Store a person's labels in a run."""
+        return self._store_labels(self._places()[key], annotator, sheet)
+
+    def _image(self, checksum: str) -> bytes:
+        run, sample = self._sent[checksum]
+        return run.read_image(sample, checksum)
+
+    def _places(self) -> dict[str, Path]:
+        """Return where each run is: looked up anew, since runs begin while they are looked at."""
+        return {_checksum(bytes(path.resolve())): path for path in find_runs(self._paths)}
+
+
+def _checksum(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change, in ns, of the files of a run that hold what a page shows."""
+    files = []
+    for folder in (path, path / VERDICTS, path / FINDINGS):
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(_ENDINGS) and not entry.name.startswith("."):
+                    status = entry.stat(follow_symlinks=False)
+                    files.append((entry.name, status.st_size, status.st_mtime_ns))
+    return sorted(files)

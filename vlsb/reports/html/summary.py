@@ -15,21 +15,24 @@ from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED
 from vlsb.reports.encode import for_page
-from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, RowMarks, mark, part_words
 from vlsb.reports.notes import (
+    DOUBLE_DAGGER,
     GUARD_HEADINGS,
     GUARD_NOTE,
+    PARTS,
+    RowMarks,
     badges,
     costs,
     guard_cells,
     guards_of,
+    mark,
     outcome_counts,
+    part_words,
     remarks,
     said_once,
     shared_badges,
 )
-from vlsb.reports.report import Sentence, text_of
+from vlsb.reports.report import RATE_HEADINGS, Sentence, percent, rate_figures, text_of
 
 Markup = list[object]
 
