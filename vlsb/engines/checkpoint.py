@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -109,10 +109,18 @@ def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weight
 
     Raises ConfigError for what cannot be one, AuthenticationError where the hub wants a token.
     """
-    path = Path(weights).expanduser()
-    if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
+    if (path := _named_folder(weights)) is not None:
         return _local(path, revision)
-    return _from_hub(weights, revision, offline=offline)
+    found = _repository(weights, revision).fetch(
+        [CONFIG], choose=lambda sizes: [each for each in SMALL_FILES if each in sizes], offline=offline
+    )
+    folder, commit = found.folder, found.folder.name
+    if found.sizes is None:
+        return Weights(weights, folder, commit, must_stay_offline=True, weight_bytes=_present_bytes(folder))
+    sizes = {each: found.sizes[each] for each in _tensor_files(found.sizes)}
+    missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
+    size = sum(sizes.values()) or None
+    return Weights(weights, folder, commit, False, weight_bytes=size, missing_bytes=missing)
 
 
 def read_config_json(weights: str, *, revision: str | None, offline: bool) -> tuple[dict[str, Any], Path]:
@@ -120,12 +128,17 @@ def read_config_json(weights: str, *, revision: str | None, offline: bool) -> tu
 
     Raises as `open_weights`.
     """
-    path = Path(weights).expanduser()
-    if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
+    if (path := _named_folder(weights)) is not None:
         folder = _local(path, None).folder
     else:
         folder = _repository(weights, revision).fetch([CONFIG], offline=offline).folder
     return json_object(folder / CONFIG), folder
+
+
+def _named_folder(weights: str) -> Path | None:
+    """Return the folder that weights name, which need not be there; None for an id on the Hub."""
+    path = Path(weights).expanduser()
+    return path if path.is_dir() or weights.startswith(("/", "./", "../", "~")) else None
 
 
 def _repository(weights: str, revision: str | None) -> Repository:
@@ -240,23 +253,19 @@ def _checked_header(file: IO[bytes], path: Path) -> tuple[bytes, list[tuple[int,
     header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
     if not header or len(header) != length:
         raise ConfigError(f"{path}: not a safetensors file.")
-    spans = sorted(_spans(header, path))
-    if file.tell() + max((end for _, end in spans), default=0) != path.stat().st_size:
-        raise ConfigError(f"{path}: its size does not fit its header. Was it copied whole?")
-    return header, spans
-
-
-def _spans(header: bytes, path: Path) -> Iterator[tuple[int, int]]:
+    spans = []
     try:
-        tensors = strict_json.loads(header)
-        for name, tensor in tensors.items():
+        for name, tensor in strict_json.loads(header).items():
             if name != "__metadata__":
                 begin, end = (int(each) for each in tensor["data_offsets"])
                 if not 0 <= begin <= end:
                     raise ValueError("a tensor ends before it begins")
-                yield begin, end
+                spans.append((begin, end))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a safetensors file.") from error
+    if file.tell() + max((end for _, end in spans), default=0) != path.stat().st_size:
+        raise ConfigError(f"{path}: its size does not fit its header. Was it copied whole?")
+    return header, sorted(spans)
 
 
 def json_object(path: Path) -> dict[str, Any]:
@@ -286,21 +295,6 @@ def _small_file(path: Path) -> bytes:
 # The Hub.
 
 
-def _from_hub(name: str, revision: str | None, *, offline: bool) -> Weights:
-    found = _repository(name, revision).fetch(
-        [CONFIG],
-        choose=lambda sizes: [file for file in SMALL_FILES if file in sizes],
-        offline=offline,
-    )
-    folder, commit = found.folder, found.folder.name
-    if found.sizes is None:
-        return Weights(name, folder, commit, must_stay_offline=True, weight_bytes=_present_bytes(folder))
-    sizes = {each: found.sizes[each] for each in _tensor_files(found.sizes)}
-    missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
-    size = sum(sizes.values()) or None
-    return Weights(name, folder, commit, False, weight_bytes=size, missing_bytes=missing)
-
-
 def fetch_checkpoint(name: str, revision: str | None, *, offline: bool, on_progress: OnProgress) -> Path:
     """Download a whole checkpoint, or find it in the cache, and return its folder. Blocking.
 
@@ -308,8 +302,7 @@ def fetch_checkpoint(name: str, revision: str | None, *, offline: bool, on_progr
     cache are named by whoever reads it. `on_progress` is not always called from this thread.
     """
     repository = Repository(name, revision, "Start once with a network, or pass a folder with a copy.")
-    found = repository.fetch([CONFIG], choose=wanted_files, offline=offline, on_progress=on_progress)
-    return found.folder
+    return repository.fetch([CONFIG], choose=wanted_files, offline=offline, on_progress=on_progress).folder
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
@@ -327,14 +320,13 @@ def fetch_for_engine(name: str, revision: str | None, *, on_progress: OnProgress
     `on_progress` is not always called from this thread.
     """
     repository = Repository(name, revision, "Or pass a folder with a copy.")
-    found = repository.fetch([CONFIG], choose=_served_files, offline=False, on_progress=on_progress)
-    return found.folder
 
+    def served_files(names: Iterable[str]) -> list[str]:
+        # No weights in a second form, no images, nothing of other programs.
+        kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
+        return [name for name in names if "/" not in name and name.endswith(kinds)]
 
-def _served_files(names: Iterable[str]) -> list[str]:
-    """Return what an engine may read: no weights in a second form, no images, nothing of other programs."""
-    kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
-    return [name for name in names if "/" not in name and name.endswith(kinds)]
+    return repository.fetch([CONFIG], choose=served_files, offline=False, on_progress=on_progress).folder
 
 
 # What kind it is.
@@ -370,7 +362,9 @@ def identify(
 
 def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile | None:
     """Return the family that serves what a config.json describes; what we converted is told apart."""
-    architectures, vision_type = architectures_of(config), _vision_type(config)
+    architectures, vision = architectures_of(config), config.get("vision_config")
+    kind = vision.get("model_type") if isinstance(vision, Mapping) else None
+    vision_type = kind if isinstance(kind, str) else None
     for family in (*FAMILIES.values(), *NEWER.values()):
         if family.source_architecture is not None:
             if family.source_architecture in architectures:
@@ -386,12 +380,6 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
     """Return the architectures that a config.json names."""
     found = config.get("architectures")
     return [str(each) for each in found] if isinstance(found, list) else []
-
-
-def _vision_type(config: Mapping[str, Any]) -> str | None:
-    vision = config.get("vision_config")
-    found = vision.get("model_type") if isinstance(vision, Mapping) else None
-    return found if isinstance(found, str) else None
 
 
 def code_files(config: Mapping[str, Any]) -> list[str]:

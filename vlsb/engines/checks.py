@@ -20,7 +20,7 @@ from vlsb import strict_json
 from vlsb.engines.checkpoint import Weights
 from vlsb.engines.diagnosis import USUAL_SHARE, share_of
 from vlsb.engines.hardware import Gpu, GpuListing, free_disk_bytes, memory_bytes, visible_gpus
-from vlsb.engines.install import Engine
+from vlsb.engines.install import Engine, engine_bytes
 from vlsb.engines.placement import (
     SHARED_BY,
     Forecast,
@@ -154,14 +154,7 @@ def room_obstacle(
     """Return the first thing that lacks of memory and disk; `weights` is empty where none of them is here."""
     on_cpu = not machine.listing.gpus or (engine is not None and engine.is_cpu)
     needed = memory_needed(model, wishes, weights[0] if weights else None, on_cpu=on_cpu)
-    obstacles = _cpu_obstacles if on_cpu else _gpu_obstacles
-    return next(obstacles(model, wishes, needed, machine), None) or disk_obstacle(
-        model, engine, weights, machine
-    )
-
-
-def _cpu_obstacles(model: ModelProfile, _: Wishes, needed: Forecast, machine: Machine) -> Iterator[Obstacle]:
-    if needed.weights + machine.cpu_cache_bytes > machine.memory_bytes:
+    if on_cpu and needed.weights + machine.cpu_cache_bytes > machine.memory_bytes:
         error = ServerError(
             f"{model.name}: without a GPU its weights take {gib(needed.weights)} and the cache "
             f"{gib(machine.cpu_cache_bytes)} (VLLM_CPU_KVCACHE_SPACE), and this machine has "
@@ -169,7 +162,10 @@ def _cpu_obstacles(model: ModelProfile, _: Wishes, needed: Forecast, machine: Ma
             "of the family with --weights."
         )
         command = f"vlsb serve {model.name} --weights DIR"
-        yield Obstacle(error, "its weights need a GPU; small ones:", command)
+        return Obstacle(error, "its weights need a GPU; small ones:", command)
+    if not on_cpu and (obstacle := next(_gpu_obstacles(model, wishes, needed, machine), None)) is not None:
+        return obstacle
+    return disk_obstacle(model, engine, weights, machine)
 
 
 def _gpu_obstacles(
@@ -239,7 +235,7 @@ def disk_obstacle(
     # Published checkpoints are stored in 16 bits.
     missing = sum(each.missing_bytes for each in weights) if weights else 2 * model.parameters
     is_converted = model.source_architecture is not None and len(weights) != 1
-    build = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
+    build = engine_bytes(pin, has_gpu=has_gpu)
     takers = (
         (machine.engines, build if engine is None else 0, "the engine"),
         (machine.weights, missing, "its weights"),
@@ -341,17 +337,13 @@ def _tables(tree: ast.Module) -> dict[str, dict[str, Any]]:
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.Dict):
-            tables[target.id] = _entries(value, tables)
+        if not isinstance(target, ast.Name) or not isinstance(value, ast.Dict):
+            continue
+        table = tables[target.id] = {}
+        for key, entry in zip(value.keys, value.values, strict=True):
+            if key is None:
+                # `**_OTHERS` takes in a table that was written above.
+                table |= tables.get(getattr(entry, "id", ""), {})
+            elif isinstance(key, ast.Constant) and isinstance(key.value, str):
+                table[key.value] = entry.value if isinstance(entry, ast.Constant) else None
     return tables
-
-
-def _entries(table: ast.Dict, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in zip(table.keys, table.values, strict=True):
-        if key is None:
-            # `**_OTHERS` takes in a table that was written above.
-            found |= known.get(getattr(value, "id", ""), {})
-        elif isinstance(key, ast.Constant) and isinstance(key.value, str):
-            found[key.value] = value.value if isinstance(value, ast.Constant) else None
-    return found

@@ -21,7 +21,6 @@ PORT_TAKEN = "port_taken"
 BROKEN = "broken_engine"
 # vLLM's own default.
 USUAL_SHARE = 0.9
-_MOST_SHARE = 0.95
 
 _INFORMATIVE = re.compile(r"^(?:\([^)\n]{1,80}\) )?(?:DEBUG|INFO|WARNING) .*$", re.MULTILINE)
 _REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
@@ -87,15 +86,6 @@ def share_of(free: float, total: float) -> float:
     return max(0, int(100 * free / total) - 2) / 100 if total else 0.0
 
 
-def _context_is_long(match: re.Match[str], _: str) -> str:
-    length, needed, left, possible = match.groups()
-    shorter = f"`-- --max-model-len {possible}` or " if possible else ""
-    return (
-        f"out of memory: a context of {length} tokens needs {needed} GiB of cache, and {left} GiB are left. "
-        f"Pass {shorter}`-- --gpu-memory-utilization {_MOST_SHARE:g}`."
-    )
-
-
 def _gpu_is_full(_: re.Match[str], log: str) -> str:
     if re.search(r"Loading weights took|Model loading took", log):
         return "out of GPU memory. Pass `-- --gpu-memory-utilization 0.8` or `-- --max-num-seqs 64`."
@@ -120,11 +110,6 @@ def _unknown_architecture(match: re.Match[str], _: str) -> str:
     return f"this engine does not serve the architecture {name} that the weights' config.json names.{hint}"
 
 
-def _broken_environment(match: re.Match[str], _: str) -> str:
-    module = next((each for each in match.groups() if each), None)
-    return f"its environment lacks {module}." if module else "its environment is incomplete."
-
-
 _Message = str | Callable[[re.Match[str], str], str]
 
 
@@ -134,6 +119,8 @@ def _rule(code: str, pattern: str, message: _Message) -> tuple[str, re.Pattern[s
 
 
 _GIB = r"([\d.]+)"
+_MOST_MEMORY = "`-- --gpu-memory-utilization 0.95`"
+_LONG_CONTEXT = "out of memory: a context of {0} tokens needs {1} GiB of cache, and {2} GiB are left."
 # Those about GPUs have been read in sources of vLLM, torch and CUDA, not in the log of a GPU.
 _RULES = (
     # The command line.
@@ -265,15 +252,21 @@ _RULES = (
     _rule(
         "out_of_gpu_memory",
         rf"max seq len \((\d{{1,12}})\), \({_GIB} GiB KV cache is needed, which is larger than the available "
-        rf"KV cache memory \({_GIB} GiB\)(?:\. Based on the available memory, the estimated maximum model "
-        r"length is (\d{1,12}))?",
-        _context_is_long,
+        rf"KV cache memory \({_GIB} GiB\)\. Based on the available memory, the estimated maximum model "
+        r"length is (\d{1,12})",
+        f"{_LONG_CONTEXT} Pass `-- --max-model-len {{3}}` or {_MOST_MEMORY}.",
+    ),
+    _rule(
+        "out_of_gpu_memory",
+        rf"max seq len \((\d{{1,12}})\), \({_GIB} GiB KV cache is needed, which is larger than the available "
+        rf"KV cache memory \({_GIB} GiB\)",
+        f"{_LONG_CONTEXT} Pass {_MOST_MEMORY}.",
     ),
     _rule(
         "out_of_gpu_memory",
         r"No available memory for the cache blocks",
-        f"out of GPU memory: the weights leave none for the cache. Pass `-- --gpu-memory-utilization "
-        f"{_MOST_SHARE:g}` or `--tensor-parallel-size 2`, or take a GPU with more memory.",
+        f"out of GPU memory: the weights leave none for the cache. Pass {_MOST_MEMORY} or "
+        "`--tensor-parallel-size 2`, or take a GPU with more memory.",
     ),
     _rule(
         "out_of_gpu_memory", r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory", _gpu_is_full
@@ -292,10 +285,11 @@ _RULES = (
     ),
     _rule(
         BROKEN,
-        r"ModuleNotFoundError: No module named '([\w.]{1,80})'|PackageNotFoundError: No package metadata was "
-        r"found for ([\w.-]{1,80})|ImportError: |OSError: Could not load this library",
-        _broken_environment,
+        r"(?:ModuleNotFoundError: No module named '|PackageNotFoundError: No package metadata was found for )"
+        r"([\w.-]{1,80})",
+        "its environment lacks {0}.",
     ),
+    _rule(BROKEN, r"ImportError: |OSError: Could not load this library", "its environment is incomplete."),
 )
 
 

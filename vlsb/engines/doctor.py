@@ -35,7 +35,7 @@ from vlsb.extras import MODULES, has_extra
 from vlsb.models.catalog import find_local
 from vlsb.models.profile import FAMILIES, PROFILES, EnginePin, ModelProfile
 from vlsb.models.providers import PROVIDERS, parse_base_url
-from vlsb.steps import in_thread
+from vlsb.steps import OnProgress, in_thread
 
 FETCH_DATA = "vlsb data fetch"
 LOG_IN = "hf auth login"
@@ -170,27 +170,27 @@ async def survey(
     Whether the Hub can be reached is seen by what it answers to `hub_path`.
     """
     hub = await _hub(environment, hub_path, is_offline=is_offline, timeout_s=hub_timeout_s)
-    return await in_thread(lambda _: _look(environment, dataset, hub))
 
+    def look(_: OnProgress) -> Facts:
+        places, listing = Places.of(environment), list_gpus(environment)
+        pins = {family.engine.name: family.engine for family in FAMILIES.values()}
+        weights = {name: whole_weights(family) for name, family in FAMILIES.items()}
+        return Facts(
+            python=f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+            uv=version("uv"),
+            machine=Machine.of(environment, listing, places),
+            hub=hub,
+            dataset=dataset,
+            keys=keys(environment),
+            engines={name: _engine_facts(pin, places, environment, listing) for name, pin in pins.items()},
+            weights={name: each for name, each in weights.items() if each},
+            servers=read_records(places),
+            extras={extra: has_extra(extra) for extra in MODULES},
+            visible_devices=environment.get("CUDA_VISIBLE_DEVICES"),
+            home=_home(environment),
+        )
 
-def _look(environment: Mapping[str, str], dataset: DatasetFacts, hub: HubFacts) -> Facts:
-    places, listing = Places.of(environment), list_gpus(environment)
-    pins = {family.engine.name: family.engine for family in FAMILIES.values()}
-    weights = {name: whole_weights(family) for name, family in FAMILIES.items()}
-    return Facts(
-        python=f"{platform.python_version()}, {platform.system()} {platform.machine()}",
-        uv=version("uv"),
-        machine=Machine.of(environment, listing, places),
-        hub=hub,
-        dataset=dataset,
-        keys=keys(environment),
-        engines={name: _engine_facts(pin, places, environment, listing) for name, pin in pins.items()},
-        weights={name: each for name, each in weights.items() if each},
-        servers=read_records(places),
-        extras={extra: has_extra(extra) for extra in MODULES},
-        visible_devices=environment.get("CUDA_VISIBLE_DEVICES"),
-        home=_home(environment),
-    )
+    return await in_thread(look)
 
 
 def whole_weights(family: ModelProfile) -> Sequence[Weights]:
@@ -318,6 +318,8 @@ async def check_model(name: str, environment: Mapping[str, str], *, is_offline: 
 
 # What is found.
 
+_NO_SERVER = CheckResult(Group.SERVERS, "none", State.MISSING, "`vlsb serve FAMILY` starts one")
+
 
 def findings(facts: Facts) -> list[CheckResult]:
     """Make a line of everything that is worth one, in the order of the screen."""
@@ -333,7 +335,16 @@ def findings(facts: Facts) -> list[CheckResult]:
         ),
         *(_engine(engine, facts.machine.listing) for engine in facts.engines.values()),
         *families,
-        *_servers(facts.servers),
+        *(
+            CheckResult(
+                Group.SERVERS,
+                server.name,
+                State.OK,
+                f"{server.base_url}, process {server.pid}, {server.weights}",
+            )
+            for server in facts.servers
+        ),
+        *([] if facts.servers else [_NO_SERVER]),
         *_ready_for(facts, families),
     ]
 
@@ -342,23 +353,19 @@ def _machine(facts: Facts) -> Iterator[CheckResult]:
     machine = facts.machine
     yield CheckResult(Group.MACHINE, "Python", State.OK, facts.python)
     yield CheckResult(Group.MACHINE, "uv", State.OK, facts.uv)
-    yield _extras(facts.extras)
+    present = [name for name, is_here in facts.extras.items() if is_here]
+    missing = ", ".join(name for name, is_here in facts.extras.items() if not is_here)
+    what = ", ".join(present)
+    if missing:
+        what = f"{what}; without {missing}" if present else f"none of {missing}"
+    # No command: whoever needs one of them is told how to install it.
+    yield CheckResult(Group.MACHINE, "extras", State.MISSING if missing else State.OK, what)
     yield from _gpus(machine.listing)
     yield CheckResult(Group.MACHINE, "memory", State.OK, _size(machine.memory_bytes))
     disks = {disk.device: disk for disk in (machine.weights, machine.engines) if disk is not None}
     for disk in reversed(disks.values()):
         what = f"{_size(disk.free_bytes)} free at {shown_path(disk.folder, facts.home)}"
         yield CheckResult(Group.MACHINE, "disk", State.OK, what)
-
-
-def _extras(extras: Mapping[str, bool]) -> CheckResult:
-    """No command: whoever needs one of them is told how to install it."""
-    present = [name for name, is_here in extras.items() if is_here]
-    missing = ", ".join(name for name, is_here in extras.items() if not is_here)
-    if not missing:
-        return CheckResult(Group.MACHINE, "extras", State.OK, ", ".join(present))
-    what = f"{', '.join(present)}; without {missing}" if present else f"none of {missing}"
-    return CheckResult(Group.MACHINE, "extras", State.MISSING, what)
 
 
 def _gpus(listing: GpuListing) -> Iterator[CheckResult]:
@@ -371,22 +378,18 @@ def _gpus(listing: GpuListing) -> Iterator[CheckResult]:
     kinds: dict[tuple[str, int], list[Gpu]] = {}
     for gpu in listing.gpus:
         kinds.setdefault((gpu.name, gpu.memory_bytes), []).append(gpu)
+    # Those of one kind on one line: eight lines would push the rest off the screen.
     for alike in kinds.values():
-        yield CheckResult(Group.MACHINE, "GPU", State.OK, _gpu_kind(alike))
+        fullest = min(alike, key=lambda gpu: gpu.free_bytes)
+        count = f"{len(alike)} x " if len(alike) > 1 else ""
+        memory = "shares the machine's memory"
+        if fullest.memory_bytes:
+            which = f" on GPU {fullest.index}" if count else ""
+            memory = f"{_size(fullest.memory_bytes)}, {_size(fullest.free_bytes)} free{which}"
+        yield CheckResult(Group.MACHINE, "GPU", State.OK, f"{count}{fullest.name}, {memory}")
     if listing.driver is not None:
         words = [listing.driver, f"runs CUDA up to {listing.cuda}" if listing.cuda else "", hidden]
         yield CheckResult(Group.MACHINE, "driver", State.OK, ", ".join(filter(None, words)))
-
-
-def _gpu_kind(alike: Sequence[Gpu]) -> str:
-    """GPUs of one kind on one line: eight lines would push the rest off the screen."""
-    fullest = min(alike, key=lambda gpu: gpu.free_bytes)
-    count = f"{len(alike)} x " if len(alike) > 1 else ""
-    if not fullest.memory_bytes:
-        return f"{count}{fullest.name}, shares the machine's memory"
-    which = f" on GPU {fullest.index}" if count else ""
-    free = f"{_size(fullest.free_bytes)} free{which}"
-    return f"{count}{fullest.name}, {_size(fullest.memory_bytes)}, {free}"
 
 
 def _size(count: int) -> str:
@@ -437,11 +440,8 @@ def _family(family: ModelProfile, facts: Facts) -> CheckResult:
     def finding(state: State, what: str, command: str | None = None) -> CheckResult:
         return CheckResult(Group.MODELS, family.name, state, what, command)
 
-    machine, about, weights = (
-        facts.machine,
-        facts.engines[family.engine.name],
-        facts.weights.get(family.name, ()),
-    )
+    machine, hub = facts.machine, facts.hub
+    about, weights = facts.engines[family.engine.name], facts.weights.get(family.name, ())
     running = next((server for server in facts.servers if server.name == family.name), None)
     if running is not None:
         return finding(State.OK, f"running at {running.base_url}")
@@ -465,27 +465,12 @@ def _family(family: ModelProfile, facts: Facts) -> CheckResult:
         return finding(state, obstacle.brief, obstacle.command)
     if weights:
         return finding(State.OK, "ready")
-    return _download(family, facts.hub) or finding(State.OK, f"ready; downloads {family.weights} first")
-
-
-def _download(family: ModelProfile, hub: HubFacts) -> CheckResult | None:
-    """Return what is in the way of downloading a family's weights."""
     if hub.access in (HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF):
         what = f"{family.weights} is not here, and the Hugging Face Hub is {hub.access}"
-        command = f"vlsb serve {family.name} --weights DIR"
-        return CheckResult(Group.MODELS, family.name, State.PROBLEM, what, command)
+        return finding(State.PROBLEM, what, f"vlsb serve {family.name} --weights DIR")
     if hub.token is None and family.weights.startswith(_GATED_OWNERS):
-        what = f"{family.weights}: accept its licence at {hub.address}"
-        return CheckResult(Group.MODELS, family.name, State.MISSING, what, LOG_IN)
-    return None
-
-
-def _servers(servers: Sequence[ServerRecord]) -> Iterator[CheckResult]:
-    for server in servers:
-        what = f"{server.base_url}, process {server.pid}, {server.weights}"
-        yield CheckResult(Group.SERVERS, server.name, State.OK, what)
-    if not servers:
-        yield CheckResult(Group.SERVERS, "none", State.MISSING, "`vlsb serve FAMILY` starts one")
+        return finding(State.MISSING, f"{family.weights}: accept its licence at {hub.address}", LOG_IN)
+    return finding(State.OK, f"ready; downloads {family.weights} first")
 
 
 def _ready_for(facts: Facts, families: Sequence[CheckResult]) -> Iterator[CheckResult]:

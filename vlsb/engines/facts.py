@@ -117,6 +117,13 @@ def server_facts(
         if name not in CANNOT_CHANGE_AN_ANSWER | _OWN_FACT | _OF_THE_PROFILE
     }
     prompt = {} if model.prompt_source != "own" else {"prompt": "own chat template"}
+    # What decides about sampling and the end of an answer where a request says nothing.
+    generation = effective.get("generation-config", "auto")
+    if generation == "auto":
+        generation = _subset(weights.settings("generation_config.json"), _SAMPLING)
+    elif generation != "vllm":
+        place = Path(str(generation)).expanduser() / "generation_config.json"
+        generation = _subset(json_object(place), _SAMPLING)
     return {
         "family": model.family,
         **prompt,
@@ -132,7 +139,7 @@ def server_facts(
         "parallel": {name: effective.get(option, 1) for name, option in _PARALLEL.items()},
         "chat_template_sha256": _template_digest(effective.get("chat-template"), weights),
         "pictures": _subset(images, _IMAGE),
-        "generation": _generation(effective.get("generation-config", "auto"), weights),
+        "generation": generation,
         "options": others,
         "variables": {
             name: _portable(normal(value))
@@ -154,15 +161,6 @@ def _template_digest(given: object, weights: Weights) -> str | None:
 def _text_digest(text: str) -> str:
     # A template may hold a lone surrogate, which JSON can carry and UTF-8 cannot.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _generation(given: object, weights: Weights) -> dict[str, Any] | str:
-    """Return what decides about sampling and the end of an answer where a request says nothing."""
-    if given == "vllm":
-        return "vllm"
-    if given == "auto":
-        return _subset(weights.settings("generation_config.json"), _SAMPLING)
-    return _subset(json_object(Path(str(given)).expanduser() / "generation_config.json"), _SAMPLING)
 
 
 def _subset(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -334,11 +332,7 @@ def _meaning(token: str, values: list[str]) -> tuple[str, Any]:
         return f"{name}.{path[:-1]}", [normal(each) for each in ",".join(values).split(",")]
     if not values and name.startswith("no-"):
         return name.removeprefix("no-"), False
-    return f"{name}{dot}{path}", normal(_only(values))
-
-
-def _only(values: list[str]) -> Any:
-    return True if not values else values[0] if len(values) == 1 else values
+    return f"{name}{dot}{path}", normal(values or True)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -374,20 +368,19 @@ def option_words(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
     A false one is switched off by name.
     """
-    return tuple(word for name, value in settings.items() for word in _words(name, value))
-
-
-def _words(name: str, value: Any) -> Iterator[str]:
-    if value is False:
-        yield f"--no-{name}"
-    elif value is True:
-        yield f"--{name}"
-    elif isinstance(value, list):
-        # Without items the option would lack its value.
-        yield from [f"--{name}", *map(str, value)] if value else []
-    elif isinstance(value, dict):
-        yield from (f"--{name}", strict_json.dumps(value))
-    elif str(value).startswith("-"):
-        yield f"--{name}={value}"
-    else:
-        yield from (f"--{name}", str(value))
+    words: list[str] = []
+    for name, value in settings.items():
+        if value is False:
+            words.append(f"--no-{name}")
+        elif value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list):
+            # Without items the option would lack its value.
+            words += [f"--{name}", *map(str, value)] if value else []
+        elif isinstance(value, dict):
+            words += [f"--{name}", strict_json.dumps(value)]
+        elif str(value).startswith("-"):
+            words.append(f"--{name}={value}")
+        else:
+            words += [f"--{name}", str(value)]
+    return tuple(words)

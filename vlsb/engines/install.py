@@ -126,7 +126,14 @@ def find_engine(
     it is none or of a version that cannot serve the pin's families.
     """
     if choice != AUTO:
-        return _chosen_engine(pin, choice, environment)
+        path = Path(choice).expanduser().absolute()
+        named = next((str(each) for each in (path / "bin" / "vllm", path) if each.is_file()), choice)
+        program = shutil.which(named, path=environment.get("PATH", ""))
+        if program is None:
+            raise ConfigError(
+                f"--engine {choice}: no program there. Name a vllm program, or an environment's folder."
+            )
+        return _fitting(pin, Path(program), environment)
     built = _built_engine(engine_prefix(pin, places, has_gpu=has_gpu), requirements(pin, has_gpu=has_gpu))
     if built is not None:
         return built
@@ -135,7 +142,10 @@ def find_engine(
     if on_path is not None:
         try:
             engine = _fitting(pin, Path(on_path), environment)
-            if not (engine.is_cpu if has_gpu else _needs_gpu(engine)):
+            # A build whose version says nothing, or names its CUDA, is for CUDA.
+            local = engine.version.partition("+")[2]
+            is_for_cuda = not engine.is_cpu and (not local or local.startswith("cu"))
+            if not (engine.is_cpu if has_gpu else is_for_cuda):
                 return engine
             reason = f" ({on_path} is a build for {'the CPU' if has_gpu else 'GPUs'})"
         except ConfigError as error:
@@ -173,7 +183,12 @@ def install_engine(
                     time.sleep(_LOCK_POLL_S)
             if (there := _built_engine(prefix, wanted)) is not None:
                 return there
-            _require_room(prefix, pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes)
+            needed, free = engine_bytes(pin, has_gpu=has_gpu), free_disk_bytes(prefix.parent)
+            if free is not None and free < needed:
+                raise ServerError(
+                    f"{prefix.name}: an install takes up to {needed / 1e9:.0f} GB, and {prefix.parent} has "
+                    f"{free / 1e9:.1f} GB left. Make room or choose another folder (XDG_DATA_HOME)."
+                )
             version = _Build(prefix, pin, environment, lock.descriptor, on_progress, has_gpu=has_gpu).run()
             _write_marker(prefix, version, wanted, is_cpu=not has_gpu)
     except OSError as error:
@@ -245,6 +260,11 @@ def pinned_version(pin: EnginePin, *, has_gpu: bool) -> str:
     return pin.gpu_version if has_gpu else pin.cpu_version
 
 
+def engine_bytes(pin: EnginePin, *, has_gpu: bool) -> int:
+    """Return what its install takes on the disk at most."""
+    return pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
+
+
 def engine_title(pin: EnginePin, *, has_gpu: bool) -> str:
     """A pinned engine in words."""
     return f"vLLM {pinned_version(pin, has_gpu=has_gpu)} for {'CUDA' if has_gpu else 'the CPU'}"
@@ -300,18 +320,6 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(each) for each in found[1].split(".")) if found else ()
 
 
-def _chosen_engine(pin: EnginePin, choice: str, environment: Mapping[str, str]) -> Engine:
-    path = Path(choice).expanduser().absolute()
-    in_folder = path / "bin" / "vllm"
-    named = next((str(each) for each in (in_folder, path) if each.is_file()), choice)
-    found = shutil.which(named, path=environment.get("PATH", ""))
-    if found is None:
-        raise ConfigError(
-            f"--engine {choice}: no program there. Name a vllm program, or an environment's folder."
-        )
-    return _fitting(pin, Path(found), environment)
-
-
 def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -> Engine:
     """Return the engine of an executable; ConfigError if it is none or cannot serve the pin's families."""
     engine, transformers = _identify(executable, environment)
@@ -319,12 +327,6 @@ def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -
     if problem is not None:
         raise ConfigError(f"{executable} {problem}.")
     return engine
-
-
-def _needs_gpu(engine: Engine) -> bool:
-    """Tell whether a build is for CUDA: the one whose version says nothing, or names its CUDA."""
-    local = engine.version.partition("+")[2]
-    return not engine.is_cpu and (not local or local.startswith("cu"))
 
 
 def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine, str | None]:
@@ -415,15 +417,6 @@ def _write_marker(prefix: Path, version: str, wanted: list[str], *, is_cpu: bool
     }
     text = strict_json.dumps(marker, indent=1) + "\n"
     replace_file(prefix / MARKER, [text.encode("ascii")])
-
-
-def _require_room(prefix: Path, needed: int) -> None:
-    free = free_disk_bytes(prefix.parent)
-    if free is not None and free < needed:
-        raise ServerError(
-            f"{prefix.name}: an install takes up to {needed / 1e9:.0f} GB, and {prefix.parent} has "
-            f"{free / 1e9:.1f} GB left. Make room or choose another folder (XDG_DATA_HOME)."
-        )
 
 
 def _beside(prefix: Path, ending: str) -> Path:
@@ -556,7 +549,14 @@ class _Build:
                 code = process.exit_code()
                 for line in log.new_lines():
                     kept.append(_LOGIN.sub("", line.rstrip()))
-                    self._read_line(kept[-1])
+                    if download := _DOWNLOADING.fullmatch(kept[-1]):
+                        name, digits, unit = download.groups()
+                        size = int(float(digits) * 1024 ** _UNITS.index(unit))
+                        step = replace(self._step, detail=name, done_bytes=0, total_bytes=size)
+                        self._on_progress(step)
+                    elif unpacked := _UNPACKING.fullmatch(kept[-1]):
+                        step = replace(self._step, detail=f"unpacking {unpacked[1]} packages")
+                        self._on_progress(step)
                 if code is not None:
                     return _Exit(code, tuple(kept))
                 if time.monotonic() > ends_at:
@@ -570,13 +570,6 @@ class _Build:
     def _begin(self, stage: str) -> None:
         self._step = Step(stage, number=self._step.number + 1, count=self._step.count)
         self._on_progress(self._step)
-
-    def _read_line(self, line: str) -> None:
-        if found := _DOWNLOADING.fullmatch(line):
-            size = int(float(found[2]) * 1024 ** _UNITS.index(found[3]))
-            self._on_progress(replace(self._step, detail=found[1], done_bytes=0, total_bytes=size))
-        elif found := _UNPACKING.fullmatch(line):
-            self._on_progress(replace(self._step, detail=f"unpacking {found[1]} packages"))
 
     def _failure(self, words: str, end: _Exit) -> ServerError:
         """Make the error that ends this install: its step, the reason, the log, uv's last words."""

@@ -98,12 +98,13 @@ async def launch(
     not run. Raises ServerExitedError or ServerTimeoutError, and leaves no process when it raises or is
     cancelled.
     """
-    if port is not None and not _is_free(port):
+    if port is not None and _bound(port) is None:
         # With a key it is a restart, for clients that know this one address.
         hint = "Pass another --port, or none." if key is None else "It was this server's until it died."
         raise ServerError(f"{plan.model.name}: port {port} is taken by another process. {hint}")
     for tries_left in reversed(range(_PORT_TRIES)):
-        chosen = _free_port() if port is None else port
+        chosen = port or _bound(0)
+        assert chosen is not None
         start = _Start(plan, chosen, key, log, environment, on_progress)
         try:
             return await start.run(start_timeout_s)
@@ -180,8 +181,11 @@ class _Start:
             f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
         ]
         by_hand = shlex.join([*(["env", *variables] if variables else []), *self._command()])
+        ending = f"exit code {code}"
+        if code < 0:
+            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return ServerExitedError(
-            f"{self._name}: the engine ended with {_ending(code)}. To run it by hand: {by_hand} "
+            f"{self._name}: the engine ended with {ending}. To run it by hand: {by_hand} "
             f"Its log, {self._log.path}, ends with",
             detail=self._redactor.message(log_end(text)),
         )
@@ -249,28 +253,16 @@ def exited_error(server: RunningServer, code: int) -> ServerExitedError:
     )
 
 
-def _ending(code: int) -> str:
-    try:
-        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
+def _bound(port: int) -> int | None:
+    """Return a port that is free here, any for 0; None where it is taken."""
     with socket.socket() as probe:
         # As engines bind: connections that linger from an earlier server are in nobody's way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
-            return False
-    return True
+            return None
+        return int(probe.getsockname()[1])
 
 
 # Whether it answers, and is ours.
@@ -313,27 +305,23 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
         check()
         async for attempt in polling.copy(wait=wait_fixed(_CHECK_WAIT_S)):
             with attempt:
-                if refusal := await _refusal(client, own_name):
+                upload = Upload([image_question(own_name)])
+                reply = await _reply(client, "/v1/chat/completions", upload)
+                choices = _object(reply).get("choices")
+                first = choices[0] if isinstance(choices, list) and choices else None
+                # An answer that was aborted is none.
+                if not isinstance(first, dict) or first.get("finish_reason") not in ("stop", "length"):
                     refusals += 1
                     if refusals < _CHECKS:
                         raise NotYet
-                    words = refusal.content[:_LARGEST_MESSAGE].decode("utf-8", "replace")
-                    detail = Untrusted(f"status {refusal.status_code}, {words}")
+                    words = reply.content[:_LARGEST_MESSAGE].decode("utf-8", "replace")
+                    detail = Untrusted(f"status {reply.status_code}, {words}")
                     raise ServerError(
                         f"{name}: the engine is up but does not describe an image",
                         detail=Redactor([key]).message(detail),
                     )
     finally:
         await client.aclose()
-
-
-async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
-    """Return what the engine replied to an image if it was no answer: an aborted one is none."""
-    reply = await _reply(client, "/v1/chat/completions", Upload([image_question(own_name)]))
-    choices = _object(reply).get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    is_answer = isinstance(first, dict) and first.get("finish_reason") in ("stop", "length")
-    return None if is_answer else reply
 
 
 async def _reply(client: Client, path: str, upload: Upload | None = None) -> httpx.Response:

@@ -18,7 +18,7 @@ from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
 from vlsb.engines.checks import Machine, check_architecture, check_driver, check_start
 from vlsb.engines.hardware import gpus, list_gpus
-from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
+from vlsb.engines.install import Engine, engine_bytes, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
 from vlsb.engines.llava.convert import servable_folder
 from vlsb.engines.placement import with_free_gpus
@@ -124,7 +124,12 @@ async def engine_lease(
         plan = await plan_start(model, wishes, engine, environment=environment, on_progress=report)
     if running is not None and hosted is None:
         if plan is not None:
-            _require_same(running, plan)
+            names = {*running.facts, *plan.facts}
+            if others := sorted(n for n in names if running.facts.get(n) != plan.facts.get(n)):
+                raise ConfigError(
+                    f"{running.name} is being served with other settings ({', '.join(others)}). Leave yours "
+                    f"out to use that server, or stop it: vlsb engine stop {running.name}"
+                )
         say(f"Using the server of {running.name} at {running.base_url} ({running.engine}).")
     lease = EngineLease(
         model,
@@ -282,8 +287,13 @@ class EngineLease:
                 )
                 if is_own:
                     self.on_progress(Step("checking", "the prompt of its own chat template"))
-                    asked = _as_asked(plan.model, self.wishes.thinks)
-                    found = await check_own_prompt(server, asked, has_parser=plan.has_parser)
+                    asked = plan.model
+                    if (thinks := self.wishes.thinks) is not None:
+                        # A template that is asked not to think opens no thought.
+                        switch = thinking_fields(Endpoint(asked.name, ENGINE_URL), thinks=thinks)
+                        fields = {**asked.protocol.fields, **switch}
+                        asked = replace(asked, protocol=replace(asked.protocol, fields=fields))
+                    prompt = await check_own_prompt(server, asked, has_parser=plan.has_parser)
                 else:
                     self.on_progress(Step("checking", "the prompt against the authors' loader"))
                     await check_parity(server, plan, await expected)
@@ -294,7 +304,7 @@ class EngineLease:
                 # Whichever failed first has ended the other.
                 raise error.exceptions[0] from None
             raise
-        if is_own and found.parser_takes_answer:
+        if is_own and prompt.parser_takes_answer:
             self.say(
                 f"{plan.model.name}: the reasoning parser takes whole answers. Starting again without it."
             )
@@ -302,16 +312,8 @@ class EngineLease:
             self.plan = plan.without_parser()
             return await self._launch(last)
         if is_own:
-            self.thinks, self.opened_by = found.thinks, found.opened_by
+            self.thinks, self.opened_by = prompt.thinks, prompt.opened_by
         return server
-
-
-def _as_asked(model: ModelProfile, thinks: bool | None) -> ModelProfile:
-    """A model with the fields of `--thinking`: a template that is asked not to think opens no thought."""
-    if thinks is None:
-        return model
-    switch = thinking_fields(Endpoint(model.name, ENGINE_URL), thinks=thinks)
-    return replace(model, protocol=replace(model.protocol, fields={**model.protocol.fields, **switch}))
 
 
 Leases = tuple[EngineLease, ...]
@@ -362,13 +364,13 @@ async def ready_engine(
                 places,
                 environment=environment,
                 has_gpu=has_gpu,
-                family=_installed_as(model),
+                family=None if model.family == GENERIC else model.family,
             )
         )
     except EngineMissingError as error:
         check_driver(pin, None, listing)
         check_architecture(model, wishes, None)
-        size = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
+        size = engine_bytes(pin, has_gpu=has_gpu)
         if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
             raise
     if not is_running:
@@ -385,11 +387,6 @@ async def ready_engine(
         on_progress,
     )
     return ReadyEngine(built, wishes)
-
-
-def _installed_as(model: ModelProfile) -> str | None:
-    """Return the name by which `vlsb engine install` knows a model's engine; None for its usual one."""
-    return None if model.family == GENERIC else model.family
 
 
 async def plan_start(
@@ -417,17 +414,6 @@ async def plan_start(
     return await in_thread(
         lambda _: plan_server(model, wishes, engine, environment=environment, has_gpu=bool(gpus(environment)))
     )
-
-
-def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
-    """ConfigError where a running server is not what is asked for."""
-    facts = {**record.facts}, {**plan.facts}
-    differing = sorted(name for name in {*facts[0], *facts[1]} if facts[0].get(name) != facts[1].get(name))
-    if differing:
-        raise ConfigError(
-            f"{record.name} is being served with other settings ({', '.join(differing)}). Leave yours out to "
-            f"use that server, or stop it: vlsb engine stop {record.name}"
-        )
 
 
 def _record(server: RunningServer, plan: ServerPlan | None, *, owner: int | None) -> ServerRecord:

@@ -64,25 +64,22 @@ def forecast(
 ) -> Forecast:
     """Return what a checkpoint takes with files of that size, `context` tokens long, served in `dtype`."""
     text = _text_settings(config)
+    weights = file_bytes
+    named = (str(place.get(key)) for place in (config, text) for key in ("dtype", "torch_dtype"))
+    stored = next((WIDTHS[each] for each in named if each in WIDTHS), None)
+    # What is quantized, or does not say how it is stored, is served as it is.
+    if stored is not None and not any(place.get("quantization_config") for place in (config, text)):
+        if quantization is not None:
+            weights = int(file_bytes * _QUANTIZED_WIDTHS.get(str(quantization), stored) / stored)
+        else:
+            # Left to itself, an engine serves float32 in half of it.
+            weights = file_bytes * WIDTHS.get(str(dtype), min(stored, 2)) // stored
     return Forecast(
-        weights=_served_bytes(config, file_bytes, dtype, quantization),
+        weights=weights,
         cache=context * cache_bytes_per_token(config, dtype),
         cache_parts=1 if _number(text, "kv_lora_rank") else max(1, _key_value_heads(text)),
         heads=_number(text, "num_attention_heads"),
     )
-
-
-def _served_bytes(config: Mapping[str, Any], size: int, dtype: object, quantization: object) -> int:
-    places = (config, _text_settings(config))
-    named = (str(place.get(key)) for place in places for key in ("dtype", "torch_dtype"))
-    stored = next((WIDTHS[each] for each in named if each in WIDTHS), None)
-    if stored is None or any(place.get("quantization_config") for place in places):
-        # Served as it is stored.
-        return size
-    if quantization is not None:
-        return int(size * _QUANTIZED_WIDTHS.get(str(quantization), stored) / stored)
-    # Left to itself, an engine serves float32 in half of it.
-    return size * WIDTHS.get(str(dtype), min(stored, 2)) // stored
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], dtype: object) -> int:

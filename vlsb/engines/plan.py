@@ -118,12 +118,11 @@ class Lora:
         """Return the engine's options for it."""
         rank = json_object(Path(self.weights) / ADAPTER_CONFIG).get("r")
         settings = {"enable-lora": True, "lora-modules": [f"{self.name}={self.weights}"]}
-        return settings | ({"max-lora-rank": _lora_rank(rank)} if isinstance(rank, int) else {})
-
-
-def _lora_rank(rank: int) -> int:
-    """Return the least of the ranks that the engine takes which holds it."""
-    return next((each for each in (8, 16, 32, 64, 128, 256, 320, 512) if each >= rank), rank)
+        if not isinstance(rank, int):
+            return settings
+        # The least of the ranks that the engine takes which holds it.
+        ranks = (8, 16, 32, 64, 128, 256, 320, 512)
+        return settings | {"max-lora-rank": next((each for each in ranks if each >= rank), rank)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,15 +276,23 @@ def _settings(
     elif template is not None and not is_inline(str(template)):
         # As seen from the file's own folder.
         settings["chat-template"] = str((model.config.parent / Path(str(template)).expanduser()).resolve())
-    if isinstance(settings.get("max-model-len"), int) and model.own_config is None:
-        settings["max-model-len"] = max(settings["max-model-len"], _least_context(model, wishes, weights))
-    limit = context_limit(weights)
-    if limit is not None and isinstance(settings.get("max-model-len"), int):
-        settings["max-model-len"] = min(settings["max-model-len"], limit)
+    # A model that is asked as wished may think where its template speaks of thoughts.
+    own_template = chat_template(weights) or ""
+    may_think = wishes.thinks is not False and _THOUGHT.search(own_template) is not None
+    if isinstance(context := settings.get("max-model-len"), int):
+        if model.own_config is None and model.image_tokens:
+            # It has to hold any image, the question and the answer.
+            usual = THINKING_TOKENS if may_think else OFFICIAL_TARGET_TOKENS
+            answer = wishes.max_tokens or usual
+            context = max(context, model.image_tokens + QUESTION_TOKENS + answer)
+        settings["max-model-len"] = min(context, context_limit(weights) or context)
     if on_cpu:
         settings |= {"dtype": model.cpu_dtype, "enforce-eager": True}
-    if not model.is_of_the_paper:
-        settings |= _thinking_settings(model, wishes, weights)
+    if not model.is_of_the_paper and may_think:
+        # Whether it leaves an answer is seen once the engine is up.
+        usual_parser = _USUAL_PARSER if "<think>" in own_template else None
+        if parser := model.reasoning_parser or usual_parser:
+            settings[_PARSER] = parser
     settings |= wishes.settings
     if wishes.lora is not None:
         settings |= wishes.lora.settings()
@@ -294,30 +301,6 @@ def _settings(
         # The last engine of a family that was dropped does not know the option.
         settings["allowed-media-domains"] = [NO_DOMAIN]
     return settings
-
-
-def _least_context(model: ModelProfile, wishes: Wishes, weights: Weights) -> int:
-    """Return the context that holds any image, the question and the answer.
-
-    0 where the family's file says it.
-    """
-    if not model.image_tokens:
-        return 0
-    usual = THINKING_TOKENS if _may_think(wishes, weights) else OFFICIAL_TARGET_TOKENS
-    return model.image_tokens + QUESTION_TOKENS + (wishes.max_tokens or usual)
-
-
-def _may_think(wishes: Wishes, weights: Weights) -> bool:
-    """Tell whether a model that is asked as wished may think: its template speaks of thoughts."""
-    return wishes.thinks is not False and _THOUGHT.search(chat_template(weights) or "") is not None
-
-
-def _thinking_settings(model: ModelProfile, wishes: Wishes, weights: Weights) -> dict[str, Any]:
-    """Return the engine's reasoning parser; whether it leaves an answer is seen once the engine is up."""
-    parser = model.reasoning_parser or (
-        _USUAL_PARSER if "<think>" in (chat_template(weights) or "") else None
-    )
-    return {_PARSER: parser} if parser is not None and _may_think(wishes, weights) else {}
 
 
 def _additions(

@@ -50,12 +50,14 @@ class EngineProcess:
             if self._words is None:
                 with self._status as status:
                     self._words = status.read().split()
-                self._let_go()
+                if self._hold is not None:
+                    os.close(self._hold)
+                self._hold = None
             if self._words[:1] == [b"exit"]:
                 self._code = int(self._words[1])
-            elif left := list(_session(self._reaper.pid)):
+            elif others := list(_session(self._reaper.pid)):
                 # The reaper was killed: what it has left is ours to kill.
-                for pid in left:
+                for pid in others:
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
             else:
@@ -65,16 +67,13 @@ class EngineProcess:
     async def wait(self) -> int:
         """Return how the engine ended, once nothing of it is left."""
         while (code := self.exit_code()) is None:
-            await self._reaper_ended()
+            if self._reaper.returncode is None and hasattr(os, "pidfd_open"):
+                with suppress(OSError):
+                    await _process_ended(self._reaper.pid)
+                    continue
+            # The reaper's end is past, or the system cannot tell it.
+            await asyncio.sleep(_POLL_S)
         return code
-
-    async def _reaper_ended(self) -> None:
-        """Wait for the reaper's end, or a moment where that is past or the system cannot tell it."""
-        if self._reaper.returncode is None and hasattr(os, "pidfd_open"):
-            with suppress(OSError):
-                await _process_ended(self._reaper.pid)
-                return
-        await asyncio.sleep(_POLL_S)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, then after `grace_s` SIGKILL to the whole group; returns when nothing is left.
@@ -119,11 +118,6 @@ class EngineProcess:
             # An engine that has ended listens no more.
             with suppress(OSError):
                 os.write(self._hold, reaper.RELEASE)
-
-    def _let_go(self) -> None:
-        if self._hold is not None:
-            os.close(self._hold)
-        self._hold = None
 
 
 async def _process_ended(pid: int) -> None:
@@ -174,20 +168,16 @@ def start_process(
     finally:
         os.close(status_end)
         os.close(hold_end)
-    process = _engine_of(parent, os.fdopen(status, "rb"), hold)
+    reports = os.fdopen(status, "rb")
+    words = reports.readline().split()
+    if words[:1] != [b"pid"]:
+        reports.close()
+        os.close(hold)
+        raise ServerError(f"the process that starts an engine ended with {parent.wait()}.")
+    process = EngineProcess(parent, pid=int(words[1]), status=reports, hold=hold)
     if detached:
         process.release()
     return process
-
-
-def _engine_of(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
-    """Return the engine, once the reaper has said which process it is."""
-    words = status.readline().split()
-    if words[:1] == [b"pid"]:
-        return EngineProcess(parent, pid=int(words[1]), status=status, hold=hold)
-    status.close()
-    os.close(hold)
-    raise ServerError(f"the process that starts an engine ended with {parent.wait()}.")
 
 
 @contextmanager

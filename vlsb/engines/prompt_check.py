@@ -256,8 +256,12 @@ class _Check:
     async def run(self) -> OwnPrompt:
         blue, green = self._request(probe_image()), self._request(probe_image(GREEN))
         ids = await self._tokens(blue)
-        prompt = await self._text_of(ids)
-        self._require_instruction(prompt)
+        prompt = (await self._ask("/detokenize", {"tokens": ids})).get("prompt")
+        if not isinstance(prompt, str):
+            raise self._unreadable("/detokenize")
+        if (count := prompt.count(PROBE_TEXT)) != 1:
+            times = f"{count} times" if count else "not as it was sent"
+            raise self._wrong(f"its chat template writes the instruction {times}")
         await self._require_bos(ids)
         without = await self._tokens(_without_image(blue))
         if len(ids) <= len(without):
@@ -265,7 +269,9 @@ class _Check:
         opening = OPENS_THOUGHT.search(prompt)
         first = await self._answer(blue, _FEW_TOKENS)
         other, again = await self._answer(green, _FEW_TOKENS), await self._answer(blue, _FEW_TOKENS)
-        if not _differ(first, other, noise=_distance(first, again)):
+        least = max(_NOISE * _distance(first, again), _LEAST_DIFFERENCE)
+        is_same = (first.text, first.reasoning) == (other.text, other.reasoning)
+        if is_same and _distance(first, other) <= least:
             raise self._wrong("two images of other colours get the same answer, so it does not see them")
         begins = bool(first.reasoning) or BEGINS_THOUGHT.match(first.text) is not None
         if self._has_parser and opening is None:
@@ -274,12 +280,6 @@ class _Check:
             if not answer.text.strip():
                 return OwnPrompt(thinks=False, parser_takes_answer=True)
         return OwnPrompt(begins or opening is not None, opened_by=opening[1] if opening else "")
-
-    def _require_instruction(self, prompt: str) -> None:
-        count = prompt.count(PROBE_TEXT)
-        if count != 1:
-            times = "not as it was sent" if not count else f"{count} times"
-            raise self._wrong(f"its chat template writes the instruction {times}")
 
     async def _require_bos(self, ids: Sequence[int]) -> None:
         """BOS once where the tokenizer puts it in front of a text, and never twice."""
@@ -307,16 +307,10 @@ class _Check:
         return fields
 
     async def _tokens(self, fields: dict[str, Any]) -> list[int]:
-        found = (await self._ask("/tokenize", fields)).get("tokens")
-        if not isinstance(found, list) or not all(isinstance(each, int) for each in found):
+        ids = _as_ids((await self._ask("/tokenize", fields)).get("tokens"))
+        if ids is None:
             raise self._unreadable("/tokenize")
-        return found
-
-    async def _text_of(self, ids: Sequence[int]) -> str:
-        found = (await self._ask("/detokenize", {"tokens": list(ids)})).get("prompt")
-        if not isinstance(found, str):
-            raise self._unreadable("/detokenize")
-        return found
+        return list(ids)
 
     async def _answer(self, request: dict[str, Any], max_tokens: int) -> _Reply:
         short = {"max_tokens": max_tokens, "logprobs": True, "top_logprobs": _TOP}
@@ -363,14 +357,8 @@ def _without_image(request: dict[str, Any]) -> dict[str, Any]:
     return {**request, "messages": turns}
 
 
-def _differ(one: _Reply, other: _Reply, *, noise: float) -> bool:
-    if (one.text, one.reasoning) != (other.text, other.reasoning):
-        return True
-    return _distance(one, other) > max(_NOISE * noise, _LEAST_DIFFERENCE)
-
-
 def _distance(one: _Reply, other: _Reply) -> float:
     """Return the largest difference between log-probabilities of the same token at the same place."""
     pairs = zip(one.chances, other.chances, strict=False)
-    found = [abs(left[token] - right[token]) for left, right in pairs for token in left.keys() & right.keys()]
-    return max(found, default=0.0)
+    apart = [abs(mine[token] - its[token]) for mine, its in pairs for token in mine.keys() & its.keys()]
+    return max(apart, default=0.0)

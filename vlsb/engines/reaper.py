@@ -48,6 +48,10 @@ class Reaper:
 
     def run(self, program: list[str]) -> None:
         """Start the engine, watch it, and return when nothing is left of it."""
+
+        def end_now(*_: object) -> None:
+            self._kill_at = time.monotonic()
+
         waker, wake = os.pipe()
         for end in (waker, wake):
             os.set_blocking(end, False)
@@ -55,7 +59,7 @@ class Reaper:
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM, AT_ONCE})
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGTERM, lambda *_: self._end_gently())
-        signal.signal(AT_ONCE, lambda *_: self._end_now())
+        signal.signal(AT_ONCE, end_now)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # Slurm warns all processes of a job before its time is over (SIGUSR2). Only our owner answers that;
         # the engine inherits that it is ignored.
@@ -67,7 +71,14 @@ class Reaper:
         self._watch(waker)
         # The group first, then whoever has become our child, until there is nobody.
         ends_at = time.monotonic() + _PATIENCE_S
-        while self._kill() and time.monotonic() < ends_at:
+        while time.monotonic() < ends_at:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._engine, signal.SIGKILL)
+            for pid in children():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if not self._reap() and not _is_group_alive(self._engine):
+                break
             time.sleep(0.01)
         self._report(f"exit {-signal.SIGKILL if self._code is None else self._code}")
 
@@ -77,8 +88,7 @@ class Reaper:
         for each in (waker, self._hold):
             if each is not None:
                 poll.register(each, select.POLLIN)
-        while not self._is_over():
-            wait_s = self._wait_s()
+        while self._code is None and (wait_s := self._wait_s()) != 0:
             ready = [end for end, _ in poll.poll(None if wait_s is None else 1000 * wait_s)]
             if self._hold is not None and self._hold in ready:
                 poll.unregister(self._hold)
@@ -90,14 +100,8 @@ class Reaper:
                 os.read(waker, 4096)
             self._reap()
 
-    def _is_over(self) -> bool:
-        return self._code is not None or self._wait_s() == 0
-
     def _wait_s(self) -> float | None:
         return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
-
-    def _end_now(self) -> None:
-        self._kill_at = time.monotonic()
 
     def _end_gently(self) -> None:
         """SIGTERM to the engine, which ends its own children; a living owner decides when its time is up."""
@@ -119,14 +123,6 @@ class Reaper:
                 return True
             if pid == self._engine:
                 self._code = os.waitstatus_to_exitcode(status)
-
-    def _kill(self) -> bool:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._engine, signal.SIGKILL)
-        for pid in children():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        return self._reap() or _is_group_alive(self._engine)
 
     def _report(self, line: str) -> None:
         # A released engine outlives whoever listened.

@@ -278,7 +278,15 @@ def _read(path: Path, notice: Say) -> ServerRecord | None:
     if named["draft"]:
         return None
     try:
-        record = _parse(_trusted_text(path))
+        fields = strict_json.loads_unambiguous(_trusted_text(path))
+        if not isinstance(fields, dict) or type(schema := fields.get("schema")) is not int:
+            raise ValueError("no record")
+        if schema != SCHEMA:
+            raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
+        key, log = fields.get("key"), fields.get("log")
+        if not isinstance(key, str) or not isinstance(log, str):
+            raise ValueError("key or log is not text")
+        record = msgspec.convert({**fields, "key": Secret(key), "log": Path(log)}, ServerRecord)
         if path.name != state_file(path.parent, record.name, record.pid).name:
             raise ValueError("not the server that the file is named for")
     except _UnusedError as error:
@@ -319,19 +327,6 @@ def _trusted_text(path: Path) -> str:
         if status.st_mode & 0o077:
             raise _UnusedError("others may read or write it (chmod 600 makes it usable)")
         return file.read(MOST_BYTES).decode("utf-8")
-
-
-def _parse(document: str) -> ServerRecord:
-    """Return the record that a document holds; ValueError if it is none."""
-    fields = strict_json.loads_unambiguous(document)
-    if not isinstance(fields, dict) or type(schema := fields.get("schema")) is not int:
-        raise ValueError("no record")
-    if schema != SCHEMA:
-        raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
-    key, log = fields.get("key"), fields.get("log")
-    if not isinstance(key, str) or not isinstance(log, str):
-        raise ValueError("key or log is not text")
-    return msgspec.convert({**fields, "key": Secret(key), "log": Path(log)}, ServerRecord)
 
 
 STOP_GRACE_S = 30.0

@@ -83,19 +83,14 @@ class Supervisor(EngineGuard):
             is_kept = False
             try:
                 await asyncio.wait([watch])
-                is_kept = self._is_handed_over(self._server)
+                if self._keep is not None and self._is_up and self._server.process.exit_code() is None:
+                    self._keep(self._server)
+                    is_kept = True
+                elif self._keep is not None:
+                    self._say(f"{self._server.name} is not kept: its engine has ended.")
             finally:
                 if not is_kept:
                     await self._server.process.stop(STOP_GRACE_S)
-
-    def _is_handed_over(self, server: RunningServer) -> bool:
-        if self._keep is None:
-            return False
-        if not self._is_up or server.process.exit_code() is not None:
-            self._say(f"{server.name} is not kept: its engine has ended.")
-            return False
-        self._keep(server)
-        return True
 
     async def admit(self, request: InFlight) -> bool:
         """Return when the request may be sent; at once with False for a sample that killed the engine.
@@ -269,12 +264,17 @@ def parse_metrics(text: str) -> EngineLoad:
     """Return the load that a `/metrics` page tells. What is not a sample is passed over."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     for line in text.splitlines():
-        found = _SAMPLE.match(line)
-        if found is None or (value := _count(found["value"])) is None:
+        if (sample := _SAMPLE.match(line)) is None:
             continue
-        name = found["name"]
+        try:
+            value = float(sample["value"])
+        except ValueError:
+            continue
+        if not math.isfinite(value) or value < 0:
+            continue
+        name = sample["name"]
         if name == "vllm:request_success_total":
-            reason = _REASON.search(found["labels"] or "")
+            reason = _REASON.search(sample["labels"] or "")
             name = "answered" if reason is not None and reason[1] in _ANSWERED else "unanswered"
         values[name].append(value)
     shares = values.get("vllm:kv_cache_usage_perc") or values.get("vllm:gpu_cache_usage_perc")
@@ -297,14 +297,6 @@ async def read_load(client: httpx.AsyncClient) -> EngineLoad | None:
     except (httpx.RequestError, TimeoutError):
         return None
     return parse_metrics(reply.content.decode("utf-8", "replace")) if reply.status_code == 200 else None
-
-
-def _count(digits: str) -> float | None:
-    try:
-        value = float(digits)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _total(values: list[float] | None) -> int | None:

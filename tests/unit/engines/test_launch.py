@@ -593,11 +593,11 @@ def test_a_restart_whose_port_was_taken_meanwhile_says_so(bench: Bench) -> None:
 def test_a_port_that_another_process_takes_first_is_given_up_for_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = launching._free_port
+    usual = launching._bound
     with taken_port() as taken:
         lost = taken.getsockname()[1]
         chosen = iter([lost, lost])
-        monkeypatch.setattr(launching, "_free_port", lambda: next(chosen, None) or usual())
+        monkeypatch.setattr(launching, "_bound", lambda port: next(chosen, None) or usual(port))
         bench.with_server(lambda server: None)
 
     ports = [each["argv"][each["argv"].index("--port") + 1] for each in events(bench.record, "start")]
@@ -610,7 +610,7 @@ def test_a_port_that_is_lost_again_and_again_is_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with taken_port() as taken:
-        monkeypatch.setattr(launching, "_free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr(launching, "_bound", lambda _: taken.getsockname()[1])
         error = bench.fails()
 
     assert "another process has its port" in error.message

@@ -341,7 +341,9 @@ def test_an_engine_that_is_released_later_outlives_its_owner(bench: Bench) -> No
     bench.await_ready()
 
     engine.release()
-    engine._let_go()
+    assert engine._hold is not None
+    os.close(engine._hold)
+    engine._hold = None
     time.sleep(0.3)
 
     assert engine.exit_code() is None

@@ -29,6 +29,10 @@ _WEIGHTS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _LFS_POINTER = b"version https://git-lfs"
 _ASPECT_RATIOS = ("pad", "square")
+_UNFIT = {
+    "mm_use_im_start_end": "images between markers",
+    "tie_word_embeddings": "tied embeddings",
+}
 
 
 IMAGE, PAD = "<image>", "<pad>"
@@ -103,13 +107,6 @@ def read_source(folder: Path) -> Checkpoint:
             f"{SOURCE_ARCHITECTURE}; it names",
             detail=Untrusted(architecture(config) or "no architecture"),
         )
-    _refuse_other_llava(folder, config)
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.model nor tokenizer.json.")
-    return Checkpoint(folder, config, weight_files(folder))
-
-
-def _refuse_other_llava(folder: Path, config: Mapping[str, Any]) -> None:
     if str(config.get("image_aspect_ratio") or "square") not in _ASPECT_RATIOS:
         raise ConfigError(
             f"{folder}: images are cut into tiles (image_aspect_ratio), as in LLaVA 1.6. Serve its Hugging "
@@ -117,10 +114,12 @@ def _refuse_other_llava(folder: Path, config: Mapping[str, Any]) -> None:
         )
     if config.get("mm_projector_type", "linear") != "mlp2x_gelu":
         raise ConfigError(f"{folder}: only LLaVA v1.5's projector (mlp2x_gelu) can be converted.")
-    if config.get("mm_use_im_start_end"):
-        raise ConfigError(f"{folder}: images between markers (mm_use_im_start_end) cannot be converted.")
-    if config.get("tie_word_embeddings"):
-        raise ConfigError(f"{folder}: tied embeddings (tie_word_embeddings) cannot be converted.")
+    for setting, words in _UNFIT.items():
+        if config.get(setting):
+            raise ConfigError(f"{folder}: {words} ({setting}) cannot be converted.")
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.model nor tokenizer.json.")
+    return Checkpoint(folder, config, weight_files(folder))
 
 
 def tower_of(source: Checkpoint, override: str | None) -> str:
@@ -243,10 +242,19 @@ def plan_layout(source: Checkpoint, tower: Checkpoint, tokenizer: Mapping[str, A
             f"{source.folder / 'config.json'}: torch_dtype must be one of {', '.join(_DTYPES)}."
         )
     vocabulary = plan_vocabulary(source, tokenizer)
-    strategy = _feature_strategy(source)
+    selected = source.config.get("mm_vision_select_feature", "patch")
+    if selected not in ("patch", "cls_patch"):
+        raise ConfigError(f"{source.folder / 'config.json'}: mm_vision_select_feature is not known.")
+    # What of the tower's output is used: the patches, or the class token as well.
+    strategy = "default" if selected == "patch" else "full"
+    # What `generate` took from the original's own, the engine takes.
+    generation: Mapping[str, Any] = json_object(source.folder / "generation_config.json")
+    if not (source.folder / "generation_config.json").is_file():
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        generation = {key: source.config[key] for key in ids if source.config.get(key) is not None}
     files = {
         "config.json": _config(source, tower, vocabulary, strategy),
-        "generation_config.json": _generation_config(source),
+        "generation_config.json": generation,
         _PREPROCESSOR: _preprocessor(source, tower),
         "processor_config.json": {
             "processor_class": "LlavaProcessor",
@@ -263,14 +271,6 @@ def plan_layout(source: Checkpoint, tower: Checkpoint, tokenizer: Mapping[str, A
 def json_bytes(fields: Mapping[str, Any]) -> bytes:
     """A JSON file as it is written."""
     return (strict_json.dumps(fields, indent=2) + "\n").encode("ascii")
-
-
-def _feature_strategy(source: Checkpoint) -> str:
-    """Return what of the tower's output is used: the patches, or the class token as well."""
-    selected = source.config.get("mm_vision_select_feature", "patch")
-    if selected not in ("patch", "cls_patch"):
-        raise ConfigError(f"{source.folder / 'config.json'}: mm_vision_select_feature is not known.")
-    return "default" if selected == "patch" else "full"
 
 
 def _config(
@@ -304,15 +304,6 @@ def _config(
         "vision_feature_layer": layer,
         "vision_feature_select_strategy": strategy,
     }
-
-
-def _generation_config(source: Checkpoint) -> Mapping[str, Any]:
-    """Return the original's own: what `generate` took from it, the engine takes."""
-    path = source.folder / "generation_config.json"
-    if path.is_file():
-        return json_object(path)
-    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: source.config[key] for key in ids if source.config.get(key) is not None}
 
 
 def _preprocessor(source: Checkpoint, tower: Checkpoint) -> Mapping[str, Any]:
@@ -392,13 +383,10 @@ def _tokenizer_config(source: Checkpoint, special: Mapping[str, int]) -> Mapping
 
 
 def _named_tokens(source: Checkpoint) -> dict[str, str]:
-    found = json_object(source.folder / "special_tokens_map.json")
-    usual = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    named = {name: _token_text(found.get(name)) or text for name, text in usual.items()}
-    return named | {"pad_token": PAD}
-
-
-def _token_text(described: object) -> str | None:
-    """A token's text, which older files wrap in an object."""
-    inner = described.get("content") if isinstance(described, dict) else described
-    return inner if isinstance(inner, str) else None
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": PAD}
+    for name, described in json_object(source.folder / "special_tokens_map.json").items():
+        # Older files wrap a token's text in an object.
+        text = described.get("content") if isinstance(described, dict) else described
+        if name in tokens and name != "pad_token" and isinstance(text, str) and text:
+            tokens[name] = text
+    return tokens
