@@ -198,6 +198,20 @@ def test_without_a_gpu_a_family_needs_memory_enough_or_smaller_weights() -> None
     )
 
 
+def test_no_engine_is_to_be_installed_for_weights_that_this_machine_cannot_hold() -> None:
+    """The start refuses them before it installs the engine, and so does the row of the family."""
+    small = replace(BARE.machine, memory_bytes=8 * GIB)
+    large = model(replace(BARE, machine=small), "llava_hf")
+    narrow = model(on(gpu(total=12), facts=BARE, cuda="13.0"), "qwen2vl")
+
+    assert (large.state, large.what) == (State.MISSING, "its weights need a GPU; small ones:")
+    assert large.command == "vlsb serve llava_hf --weights DIR"
+    assert narrow.what.startswith("needs about ")
+    assert "vlsb engine install" not in str(narrow.command)
+    local = "local models (its weights need a GPU)"
+    assert local in ends(replace(BARE, machine=small))[1]
+
+
 def test_a_family_too_large_for_each_gpu_is_spread_over_several() -> None:
     small = [gpu(index, total=12) for index in range(4)]
 
@@ -599,7 +613,7 @@ def test_the_command_prints_one_screen_and_ends_well_on_a_bare_machine(
     assert "✓ token        in HF_TOKEN" in ended.out
     assert "✓ llava_next   running at http://127.0.0.1:40001/v1" in ended.out
     assert "the-key-of-a-server" not in ended.out
-    assert "vlsb engine install mllama" in ended.out
+    assert "vlsb data fetch" in ended.out
 
 
 def test_the_command_writes_json(vlsb: Vlsb, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def room_obstacle(
         return Obstacle(error, "its weights need a GPU; small ones:", command)
     if not on_cpu and (obstacle := next(_gpu_obstacles(model, wishes, needed, machine), None)) is not None:
         return obstacle
-    return disk_obstacle(model, engine, weights, machine)
+    return _disk_obstacle(model, engine, weights, machine)
 
 
 def _gpu_obstacles(
@@ -227,7 +227,7 @@ def _busy(gpu: Gpu, usable: float, needed: float, stop: str | None) -> str:
     return f"{message}, or pass `-- --gpu-memory-utilization {share:g}`." if helps else f"{message}."
 
 
-def disk_obstacle(
+def _disk_obstacle(
     model: ModelProfile, engine: Engine | None, weights: Sequence[Weights], machine: Machine
 ) -> Obstacle | None:
     """Return the disk without room for all that is to come, where several of it go to one disk as well."""

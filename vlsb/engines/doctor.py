@@ -22,7 +22,7 @@ import httpx
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.engines.checkpoint import Weights, identify
-from vlsb.engines.checks import Machine, disk_obstacle, driver_obstacle, gib, room_obstacle
+from vlsb.engines.checks import Machine, driver_obstacle, gib, room_obstacle
 from vlsb.engines.hardware import Gpu, GpuListing, list_gpus
 from vlsb.engines.install import AUTO, Engine, find_engine, install_command, installed_engines, pinned_version
 from vlsb.engines.lease import decline, ready_engine
@@ -452,17 +452,14 @@ def _family(family: ModelProfile, facts: Facts) -> CheckResult:
         return finding(State.PROBLEM, "its engine is broken", install)
     if driver_obstacle(family.engine, about.engine, machine.listing) is not None:
         return finding(State.PROBLEM, "the driver is too old for its engine, see above")
-    if about.engine is None:
-        obstacle = disk_obstacle(family, None, weights, machine)
-        if obstacle is not None:
-            return finding(State.PROBLEM, obstacle.brief)
-        return finding(State.MISSING, "no engine", install)
     wishes = with_free_gpus(family, Wishes(), machine.listing.gpus, facts.visible_devices)
     obstacle = room_obstacle(family, wishes, about.engine, weights, machine)
     if obstacle is not None:
         # Without a GPU the weights of a family are too large for most machines: nothing is wrong with those.
-        state = State.PROBLEM if machine.listing.gpus else State.MISSING
+        state = State.PROBLEM if machine.listing.gpus or obstacle.command is None else State.MISSING
         return finding(state, obstacle.brief, obstacle.command)
+    if about.engine is None:
+        return finding(State.MISSING, "no engine", install)
     if weights:
         return finding(State.OK, "ready")
     if hub.access in (HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF):
@@ -485,7 +482,7 @@ def _ready_for(facts: Facts, families: Sequence[CheckResult]) -> Iterator[CheckR
     if local:
         ready.append(f"local models ({', '.join(local)})")
     else:
-        why = {finding.what for finding in families}
+        why = {finding.what.partition(";")[0] for finding in families}
         missing.append(f"local models ({why.pop() if len(why) == 1 else 'see models above'})")
     if facts.extras["parquet"]:
         ready.append("parquet shards")
