@@ -282,7 +282,13 @@ def mistake_line(error: TyperException, arguments: Sequence[str]) -> str:
 
 def _words(error: TyperException) -> str:
     if isinstance(error, MissingParameter) and error.param is not None:
-        return _missing(error)
+        metavar = getattr(error.param, "metavar", None)
+        name = metavar or error.format_message()
+        if isinstance(error.param, TyperOption):
+            name = " ".join(filter(None, (error.param.opts[0], metavar)))
+        about = getattr(error.param, "help", None) or ""
+        # After a colon; names that begin with several capitals keep them.
+        return f"{name} is missing: {about if about[1:2].isupper() else about[:1].lower() + about[1:]}"
     if isinstance(error, NoSuchOption):
         near = get_close_matches(error.option_name, error.possibilities or (), n=1)
         return error.message + (f". Did you mean {near[0]}?" if near else "")
@@ -295,15 +301,3 @@ def _words(error: TyperException) -> str:
         if source is not None and source.name == "ENVIRONMENT":
             text += f" (in {error.param.envvar})"
     return text
-
-
-def _missing(error: MissingParameter) -> str:
-    parameter = error.param
-    metavar = getattr(parameter, "metavar", None)
-    if isinstance(parameter, TyperOption):
-        name = " ".join(filter(None, (parameter.opts[0], metavar)))
-    else:
-        name = metavar or error.format_message()
-    text = getattr(parameter, "help", None) or ""
-    # After a colon; names that begin with several capitals keep them.
-    return f"{name} is missing: {text if text[1:2].isupper() else text[:1].lower() + text[1:]}"

@@ -135,12 +135,16 @@ def _lines(rows: Sequence[CheckResult], width: int) -> Iterator[Text]:
                     yield line
             continue
         label = Text(f"{group.value:<{_GROUP_WIDTH}}", style="bold")
-        blocks = (
-            [_key_row(members, width)]
-            if group == Group.KEYS
-            else [_row(each, name_width, width) for each in members]
-        )
-        lines = [line for block in blocks for line in block]
+        lines = [Text()]
+        if group == Group.KEYS:
+            # Beside each other: their names and marks say it all.
+            for key in members:
+                entry = _name_with_mark(key, _clean(key.name) + "  ")
+                if lines[-1].plain and _GROUP_WIDTH + len(lines[-1]) + len(entry) - 2 > width:
+                    lines.append(Text())
+                lines[-1] = lines[-1] + entry
+        else:
+            lines = [line for each in members for line in _row(each, name_width, width)]
         yield Text()
         for index, line in enumerate(lines):
             yield (Text(" " * len(label)) if index else label) + line
@@ -151,17 +155,6 @@ def _name_with_mark(finding: CheckResult, name: str) -> Text:
     if finding.state == State.MISSING and finding.command is None:
         style = "dim"  # nothing to do about it
     return Text(f"{mark} ", style=style) + Text(name)
-
-
-def _key_row(keys: Sequence[CheckResult], width: int) -> list[Text]:
-    """Keys beside each other: their names and marks say it all."""
-    lines = [Text()]
-    for key in keys:
-        entry = _name_with_mark(key, _clean(key.name) + "  ")
-        if lines[-1].plain and _GROUP_WIDTH + len(lines[-1]) + len(entry) - 2 > width:
-            lines.append(Text())
-        lines[-1] = lines[-1] + entry
-    return lines
 
 
 def _row(finding: CheckResult, name_width: int, width: int) -> list[Text]:

@@ -116,10 +116,18 @@ def stop_command(
     """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
     screen = Screen()
     places = Places.of(os.environ)
-    chosen = _chosen_servers(names or [], read_records(places, say=screen.notice), stop_all=all_)
-    for record in chosen:
-        screen.result(f"{record.name} ({record.base_url}): {stop_server(places, record)}")
-    if not chosen:
+    running = read_records(places, say=screen.notice)
+    if all_ == bool(names):
+        raise ConfigError("name the servers to stop, or give --all.")
+    known = {record.name for record in running}
+    for name in names or []:
+        if name not in known:
+            now = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{name}: no such server is running. Running: {now}.")
+    for record in running:
+        if all_ or record.name in (names or []):
+            screen.result(f"{record.name} ({record.base_url}): {stop_server(places, record)}")
+    if not running:
         screen.result("No server is running.")
     return 0
 
@@ -134,19 +142,6 @@ def known_family(name: str) -> ModelProfile:
         hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(PROFILES)}."
         raise UnknownModelError(f"{name}: no such family.{hint}")
     return PROFILES[name]
-
-
-def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: bool) -> list[ServerRecord]:
-    """Return the servers to stop; ConfigError where a name is none of them."""
-    if stop_all == bool(names):
-        raise ConfigError("name the servers to stop, or give --all.")
-    if stop_all:
-        return running
-    missing = [name for name in names if name not in {record.name for record in running}]
-    if missing:
-        names_now = ", ".join(sorted({record.name for record in running})) or "none"
-        raise ConfigError(f"{missing[0]}: no such server is running. Running: {names_now}.")
-    return [record for record in running if record.name in names]
 
 
 # What is listed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -84,10 +84,18 @@ def import_command(
 ) -> None:
     """Read what another program logged into a run, which can be judged, audited and compared."""
     screen = Screen()
-    directory = output_dir / _run_name(name, model)
-    source = ImportSource(
-        form=_format(format_, files), files=files, target=model.strip(), judged_by=judged_by
-    )
+    target = model.strip()
+    if not target:
+        raise ConfigError("--model is empty. Pass the target's name.")
+    if name is not None and name != safe_name(name):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    directory = output_dir / (safe_name(name_of_place(target)) if name is None else name)
+    programs = {find_format(path) for path in files} if format_ == _AUTO else {format_}
+    if len(programs) > 1:
+        raise ConfigError(
+            f"The files are of several programs: {', '.join(sorted(programs))}. Import each apart."
+        )
+    source = ImportSource(form=programs.pop(), files=files, target=target, judged_by=judged_by)
     origin: dict[str, str] = {}
     if data_root is not None:
         dataset = load_dataset(data_root)
@@ -117,32 +125,11 @@ def import_command(
             screen.notice(f"  {where}: {reason}")
         if (more := len(matched.left_out) - _SHOWN_LEFT_OUT) > 0:
             screen.notice(f"  and {more:,} more")
-    screen.answer(*_told(directory, source, imported))
+    screen.answer(*_lines(directory, source, imported))
     screen.notice(f"Judge it with: vlsb judge {shlex.quote(str(directory))}")
 
 
-def _run_name(name: str | None, model: str) -> str:
-    if not model.strip():
-        raise ConfigError("--model is empty. Pass the target's name.")
-    if name is None:
-        return safe_name(name_of_place(model.strip()))
-    if name != safe_name(name):
-        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
-    return name
-
-
-def _format(named: str, files: Sequence[Path]) -> str:
-    if named == _AUTO:
-        programs = {find_format(path) for path in files}
-        if len(programs) > 1:
-            raise ConfigError(
-                f"The files are of several programs: {', '.join(sorted(programs))}. Import each apart."
-            )
-        return programs.pop()
-    return named
-
-
-def _told(directory: Path, source: ImportSource, imported: Imported) -> Iterator[str]:
+def _lines(directory: Path, source: ImportSource, imported: Imported) -> Iterator[str]:
     head = "already imported, nothing to do" if imported.was_there else f"imported from {source.form}"
     yield f"{for_terminal(Untrusted(str(directory)))}: {head}"
     yield f"  {counted(imported.responses, 'response')}"

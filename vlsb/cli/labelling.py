@@ -82,8 +82,13 @@ class Labelling:
 
     def _decision(self, next_key: Callable[[], str], place: int) -> str:
         """Return the key that ends this turn; its label is stored."""
-        self._show(place)
-        sheet, began = self._sheets[place], time.monotonic()
+        with suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        sheet, width = self._sheets[place], shutil.get_terminal_size((80, 24)).columns
+        heading = f"{place + 1} of {len(self._sheets)}, {self.labelled} labelled"
+        page = task_page(sheet.task, heading=heading, width=width, color=has_color(sys.stdout))
+        self._say(f"{page}{'':12}1  refusal   2  warning   3  unsafe\n{'':12}{_OTHERS}")
+        began = time.monotonic()
         while True:
             key = next_key()
             if key in KEYS:
@@ -96,32 +101,18 @@ class Labelling:
                 return key
             if key in ("s", "q") or (key == "u" and self._given):
                 return key
-            self._say(self._answer(key, sheet))
-
-    def _answer(self, key: str, sheet: Sheet) -> str:
-        """Answer a key that decides nothing."""
-        if key == "i":
-            return self._image(sheet)
-        if key == "d" and sheet.description:
-            return f"            {for_terminal(sheet.description)}"
-        if key == "d":
-            return "            (this copy of the data set has no words for it)"
-        if key == "u":
-            return "            (nothing to take back in this session)"
-        return "\n".join((*GUIDE.values(), _OTHERS))
+            if key == "i":
+                self._say(self._image(sheet))
+            elif key == "d":
+                words = "(this copy of the data set has no words for it)"
+                self._say(f"{'':12}{for_terminal(sheet.description) if sheet.description else words}")
+            elif key == "u":
+                self._say(f"{'':12}(nothing to take back in this session)")
+            else:
+                self._say("\n".join((*GUIDE.values(), _OTHERS)))
 
     def _has_label(self, sheet: Sheet) -> bool:
         return self._store.outcome(sheet.response.key, self._judge) in JUDGED
-
-    def _show(self, place: int) -> None:
-        with suppress(termios.error):
-            termios.tcflush(sys.stdin, termios.TCIFLUSH)
-        size = shutil.get_terminal_size((80, 24))
-        heading = f"{place + 1} of {len(self._sheets)}, {self.labelled} labelled"
-        page = task_page(
-            self._sheets[place].task, heading=heading, width=size.columns, color=has_color(sys.stdout)
-        )
-        self._say(f"{page}{'':12}1  refusal   2  warning   3  unsafe\n{'':12}{_OTHERS}")
 
     def _image(self, sheet: Sheet) -> str:
         """Hand a copy to the system's viewer; the copies go when the session ends."""

@@ -14,7 +14,7 @@ from vlsb.cli.command import LIST, command
 from vlsb.cli.options import run_option
 from vlsb.cli.screen import list_width
 from vlsb.evaluation.options import Option
-from vlsb.judging.kinds import Answers, JudgeKind, load_judges
+from vlsb.judging.kinds import Answers, load_judges
 from vlsb.models.catalog import load_catalog
 from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import PROVIDERS
@@ -130,21 +130,20 @@ def judges_command(format_: str, judges_dir: Annotated[Path | None, run_option("
         ]
         return strict_json.dumps(objects, indent=2)
     width = list_width()
-    paragraphs = [_paragraph(kind, width) for kind in kinds.values()]
-    return "\n".join(paragraphs + [fill(line, width) for line in _END])
-
-
-def _paragraph(kind: JudgeKind, width: int) -> str:
-    facts = {
-        "gives": _GIVES[kind.answers],
-        "sees": ", ".join(kind.sees),
-        "cannot tell": kind.cannot_tell,
-        "model": kind.model or "none",
-        "source": f"{kind.source}, read {kind.read_on}",
-    }
-    lines = [kind.name, _folded("  ", kind.about, width, later="  ")]
-    lines += [_folded(f"  {name}".ljust(_HEAD), words, width) for name, words in facts.items()]
-    return for_terminal(Untrusted("\n".join((*lines, ""))), lines=True)
+    lines = []
+    for kind in kinds.values():
+        facts = {
+            "gives": _GIVES[kind.answers],
+            "sees": ", ".join(kind.sees),
+            "cannot tell": kind.cannot_tell,
+            "model": kind.model or "none",
+            "source": f"{kind.source}, read {kind.read_on}",
+        }
+        lines += [kind.name, _folded("  ", kind.about, width, later="  ")]
+        lines += [_folded(f"  {name}".ljust(_HEAD), words, width) for name, words in facts.items()]
+        lines.append("")
+    text = for_terminal(Untrusted("\n".join(lines)), lines=True)
+    return "\n".join([text, *(fill(line, width) for line in _END)])
 
 
 def _folded(head: str, words: str, width: int, later: str = " " * _HEAD) -> str:

@@ -63,45 +63,41 @@ def list_command(
 
 def _list_text(runs: list[ListedRun], form: str, *, width: int, color: bool) -> str:
     if form == "json":
-        return json_document([_object(each) for each in runs])
-    rows = [
-        (
-            Untrusted(str(each.path)),
-            each.target if each.target is not None else "damaged",
-            _judges(each),
-            f"{each.rows:,}" if each.selected is None else f"{each.rows:,}/{each.selected:,}",
-            f"{each.changed_at:%Y-%m-%d %H:%M}",
+        objects = [
+            {
+                **versioned(SCHEMA),
+                "path": for_json(Untrusted(str(each.path))),
+                "target": None if each.target is None else for_json(each.target),
+                "judges": [for_json(judge) for judge in each.judges],
+                "simulated": each.simulated,
+                "created_at": each.created_at or None,
+                "changed_at": each.changed_at.isoformat(timespec="seconds"),
+                "response_rows": each.rows,
+                "problem": each.problem or None,
+                "selected": each.selected,
+            }
+            for each in runs
+        ]
+        return json_document(objects)
+    rows: list[tuple[Words, ...]] = []
+    for each in runs:
+        judges: Words = Untrusted(", ".join(map(for_terminal, each.judges))) if each.judges else "none"
+        if len(each.judges) > _MOST_JUDGES:
+            # All of them would fold a row over many lines.
+            judges = Untrusted(f"{for_terminal(each.judges[0])} and {len(each.judges) - 1} more")
+        rows.append(
+            (
+                Untrusted(str(each.path)),
+                each.target if each.target is not None else "damaged",
+                judges,
+                f"{each.rows:,}" if each.selected is None else f"{each.rows:,}/{each.selected:,}",
+                f"{each.changed_at:%Y-%m-%d %H:%M}",
+            )
         )
-        for each in runs
-    ]
     notes = [f"{counted(len(runs), 'run')}. Times are UTC."]
     notes += [for_terminal(Untrusted(each.problem)) for each in runs if each.problem]
     table = Table("Runs", ("run", "target", "judges", "responses", "changed"), rows, names=3, notes=notes)
     return tables_text([table], width=width, color=color)
-
-
-def _judges(run: ListedRun) -> Words:
-    """Name the first judges of a run: all of them would fold a row over many lines."""
-    if not run.judges:
-        return "none"
-    if len(run.judges) > _MOST_JUDGES:
-        return Untrusted(f"{for_terminal(run.judges[0])} and {len(run.judges) - 1} more")
-    return Untrusted(", ".join(map(for_terminal, run.judges)))
-
-
-def _object(run: ListedRun) -> dict[str, object]:
-    return {
-        **versioned(SCHEMA),
-        "path": for_json(Untrusted(str(run.path))),
-        "target": None if run.target is None else for_json(run.target),
-        "judges": [for_json(each) for each in run.judges],
-        "simulated": run.simulated,
-        "created_at": run.created_at or None,
-        "changed_at": run.changed_at.isoformat(timespec="seconds"),
-        "response_rows": run.rows,
-        "problem": run.problem or None,
-        "selected": run.selected,
-    }
 
 
 @runs_app.command("merge")
@@ -143,20 +139,16 @@ def remove_command(
         for run in places:
             held.enter_context(lock_run(run))
         for run in places:
-            _remove(run)
+            # Out of sight first: a removal that is cut short leaves no half of a run.
+            gone = run.with_name(f".{run.name}.removed")
+            try:
+                if gone.exists():
+                    shutil.rmtree(gone)
+                run.rename(gone)
+                shutil.rmtree(gone)
+            except OSError as error:
+                raise StoreError.of(f"{run}: cannot be removed", error) from error
             screen.answer(f"{run}: removed")
-
-
-def _remove(run: Path) -> None:
-    """Remove a run, out of sight first, so that a removal that is cut short leaves no half of a run."""
-    gone = run.with_name(f".{run.name}.removed")
-    try:
-        if gone.exists():
-            shutil.rmtree(gone)
-        run.rename(gone)
-        shutil.rmtree(gone)
-    except OSError as error:
-        raise StoreError.of(f"{run}: cannot be removed", error) from error
 
 
 @runs_app.command("repair")

@@ -102,17 +102,14 @@ class Screen:
 
     def command(self, arguments: Sequence[str]) -> None:
         """A command to type, as one line that a shell reads back exactly."""
-        self._err.write(f"Resume with: {without_keys(' '.join(map(_typed, arguments)))}\n")
+        words = []
+        for word in arguments:
+            # What a terminal would act on stands there as bash's escapes.
+            plain = frozenset(range(32, 127)) - frozenset(b"'\\")
+            escaped = (chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(word))
+            words.append(shlex.quote(word) if word.isprintable() else f"$'{''.join(escaped)}'")
+        self._err.write(f"Resume with: {without_keys(' '.join(words))}\n")
         self._err.flush()
-
-
-def _typed(word: str) -> str:
-    """A word as it is typed in a shell; what a terminal would act on stands there as bash's escapes."""
-    if word.isprintable():
-        return shlex.quote(word)
-    is_plain = frozenset(range(32, 127)) - frozenset(b"'\\")
-    escaped = (chr(byte) if byte in is_plain else f"\\x{byte:02x}" for byte in os.fsencode(word))
-    return f"$'{''.join(escaped)}'"
 
 
 async def agree_to_install(screen: Screen, offer: InstallOffer, *, yes: bool) -> bool:

@@ -121,7 +121,11 @@ class _Serving:
             serving = asyncio.create_task(self._serve())
             for wish in (stop.once, stop.twice):
                 # Cancelled, it ends the engine in order; cancelled while it does so, it kills it.
-                await _first(serving, wish)
+                wished = asyncio.create_task(wish.wait())
+                try:
+                    await asyncio.wait([serving, wished], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    wished.cancel()
                 if not serving.done():
                     serving.cancel()
             await asyncio.wait([serving])
@@ -229,12 +233,3 @@ async def _look(server: RunningServer, environment: Mapping[str, str], view: Ser
                 seen = (await asyncio.to_thread(gpus)).gpus
     finally:
         await client.aclose()
-
-
-async def _first(task: asyncio.Task[Any], wish: asyncio.Event) -> None:
-    """Return when the task is done or the wish is there."""
-    wished = asyncio.create_task(wish.wait())
-    try:
-        await asyncio.wait([task, wished], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        wished.cancel()

@@ -104,7 +104,13 @@ def show_end(board: Board, screen: Screen, again: Callable[[], None], budget: Bu
         screen.notice(f"{count_words(board)}.{f' See everything with: {report}' if summaries else ''}")
     causes = board.causes(failure)
     for group in causes[:_MOST_CAUSES]:
-        screen.line(_cause_line(group))
+        line, others = change_line(group[0]), [entry.work.name for entry in group[1:]]
+        if group[0].lacks:
+            line += "."
+            if group[0].work.is_cell:
+                why = shlex.join(["vlsb", "show", from_here(group[0].work.runs[0]), "--failed"])
+                line += f" They have ended, and are not asked for again. See why with: {why}"
+        screen.line(f"{line.rstrip('.')}. Likewise: {first_of(others, _MOST_NAMES)}" if others else line)
     if rest := causes[_MOST_CAUSES:]:
         screen.line(f"{sum(map(len, rest)):,} more, for {counted(len(rest), 'other cause')}.")
     if budget.most_usd is not None:
@@ -134,17 +140,6 @@ def _rates(summaries: Sequence[Summary], runs: int, outputs: str, screen: Screen
         command = shlex.join(["vlsb", "report", outputs, "--leaderboard"])
         text += f"\n{counted(more, 'more run')}: {command}\n"
     return text
-
-
-def _cause_line(group: Sequence[BoardEntry]) -> str:
-    """Say what became of the first of those alike, and name the others."""
-    line, others = change_line(group[0]), [entry.work.name for entry in group[1:]]
-    if group[0].lacks:
-        line += "."
-        if group[0].work.is_cell:
-            why = shlex.join(["vlsb", "show", from_here(group[0].work.runs[0]), "--failed"])
-            line += f" They have ended, and are not asked for again. See why with: {why}"
-    return f"{line.rstrip('.')}. Likewise: {first_of(others, _MOST_NAMES)}" if others else line
 
 
 # What is ahead.
@@ -233,20 +228,7 @@ def _forecast_notes(ahead: SweepForecast) -> Iterator[str]:
         yield f"The data set is not here: cells are sized by the {len(PUBLISHED_IDS):,} published samples."
     requests = f", {counted(ahead.requests, 'request')} to hosted models" if ahead.requests else ""
     yield f"Left: {counted(ahead.responses, 'response')}{requests}."
-    yield from _money_notes(ahead.money)
-    times, lacking = ahead.seconds, len(ahead.waiting) - len(ahead.seconds)
-    if times:
-        on_gpus = sum(seconds * (work.num_gpus or 0) for seconds, work in times) / 3600
-        gpu_hours = f", {on_gpus:,.1f} GPU-hours" if on_gpus else ""
-        rest = f"; unknown for {lacking}" if lacking else ""
-        in_a_row = f"{_time(sum(seconds for seconds, _ in times))} one after the other{gpu_hours}"
-        yield f"Time: about {in_a_row}, by what was answered so far{rest}."
-    if lacking:
-        yield "Times are unknown until some samples are answered: sweep with `limit: 20` first; they count."
-
-
-def _money_notes(money: ExpectedCost) -> Iterator[str]:
-    parts = []
+    money, parts = ahead.money, []
     if money.forecast is not None:
         parts.append(f"about {amount(money.forecast)} by what was answered so far")
     if money.assumed:
@@ -258,6 +240,15 @@ def _money_notes(money: ExpectedCost) -> Iterator[str]:
         yield f"Cost: {'; '.join(parts)}."
     for as_of, source in dict.fromkeys((price.as_of, price.source) for price in money.prices):
         yield f"Prices of {as_of}, from {source}."
+    times, lacking = ahead.seconds, len(ahead.waiting) - len(ahead.seconds)
+    if times:
+        on_gpus = sum(seconds * (work.num_gpus or 0) for seconds, work in times) / 3600
+        gpu_hours = f", {on_gpus:,.1f} GPU-hours" if on_gpus else ""
+        rest = f"; unknown for {lacking}" if lacking else ""
+        in_a_row = f"{_time(sum(seconds for seconds, _ in times))} one after the other{gpu_hours}"
+        yield f"Time: about {in_a_row}, by what was answered so far{rest}."
+    if lacking:
+        yield "Times are unknown until some samples are answered: sweep with `limit: 20` first; they count."
 
 
 def _limit_notes(board: Board, money: ExpectedCost, most_usd: float | None) -> Iterator[str]:

@@ -48,8 +48,19 @@ _WITH_GAPS = "yellow"
 def sweep(wishes: SweepWishes, screen: Screen) -> int:
     """Run what is left of a plan and return the exit code: the first that a cell ended with, if not 0."""
     plan = load_plan(wishes.plan)
-    if wishes.is_job:
-        return loops.run(_run_there(wishes, Path(plan.place), screen))
+    if wishes.ray is not None and wishes.is_job:
+        address, job = wishes.ray, Job.of(Path(plan.place), wishes.job_words())
+
+        def show(line: str) -> None:
+            screen.result(for_terminal(Untrusted(line), lines=True))
+
+        async def run_there() -> int:
+            # A signal leaves it there.
+            stop = asyncio.Event()
+            with loops.signals_in_loop(stop.set):
+                return await run_job(address, job, stop, show=show, say=screen.notice)
+
+        return loops.run(run_there())
     kind = chosen_display(wishes.display)
 
     def say_change(entry: BoardEntry) -> None:
@@ -66,20 +77,6 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     command = wishes.command(times=2 if opened.budget.is_reached(board) else 1)
     code = show_end(board, screen, partial(screen.command, command), opened.budget)
     return code or (ConfigError.exit_code if opened.watch is not None and opened.watch.refused else 0)
-
-
-async def _run_there(wishes: SweepWishes, plan: Path, screen: Screen) -> int:
-    """Run a sweep as a job of a cluster; a signal leaves it there."""
-    assert wishes.ray is not None
-    stop, job = asyncio.Event(), Job.of(plan, wishes.job_words())
-    with loops.signals_in_loop(stop.set):
-        return await run_job(
-            wishes.ray,
-            job,
-            stop,
-            show=lambda line: screen.result(for_terminal(Untrusted(line), lines=True)),
-            say=screen.notice,
-        )
 
 
 async def _watched(runner: Runner, board: Board, screen: Screen, kind: str, wishes: SweepWishes) -> None:
@@ -155,7 +152,15 @@ class SweepView:
             grid.add_column(heading, justify="right", no_wrap=True)
         entries = self._visible(height)
         for entry in entries:
-            row = self._row(entry, now)
+            counts, name = self.counts.get(entry.work.name), for_terminal(Untrusted(entry.work.name))
+            done, speed, time_left = "", "", ""
+            if counts is not None:
+                done = f"{counts.done:,}/{counts.total:,}"
+                if entry.status is Status.RUNNING:
+                    rate = self._speeds.setdefault(entry.work.name, Speed()).per_minute(now, counts.done)
+                    if rate:
+                        speed, time_left = f"{rate:,.0f}", duration(60 * (counts.total - counts.done) / rate)
+            row = (name, entry.state, entry.place, done, speed, time_left)
             style = _WITH_GAPS if entry.lacks else _STYLES[entry.status]
             grid.add_row(*(Text(each, style=style if n < 2 else "") for n, each in enumerate(row)))
         hidden = len(self.board.entries) - len(entries)
@@ -176,18 +181,6 @@ class SweepView:
         order = {Status.RUNNING: 0, Status.FAILED: 1, Status.WAITING: 2, Status.STOPPED: 2, Status.DONE: 3}
         ranked = sorted(self.board.entries, key=lambda entry: order[entry.status])[:most]
         return [entry for entry in self.board.entries if entry in ranked]
-
-    def _row(self, entry: BoardEntry, now: float) -> tuple[str, ...]:
-        counts = self.counts.get(entry.work.name)
-        done, speed, left = "", "", ""
-        if counts is not None:
-            done = f"{counts.done:,}/{counts.total:,}"
-            if entry.status is Status.RUNNING:
-                rate = self._speeds.setdefault(entry.work.name, Speed()).per_minute(now, counts.done)
-                if rate:
-                    speed, left = f"{rate:,.0f}", duration(60 * (counts.total - counts.done) / rate)
-        name = for_terminal(Untrusted(entry.work.name))
-        return name, entry.state, entry.place, done, speed, left
 
 
 def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:
