@@ -55,7 +55,6 @@ def _write(root: Path, samples: int) -> None:
     from vlsb.evaluation.options import RunOptions
     from vlsb.evaluation.session import prepare
     from vlsb.evaluation.settings import resolve_run
-    from vlsb.evaluation.target import NamedTarget
 
     options = RunOptions(
         model="made-up-model",
@@ -66,7 +65,7 @@ def _write(root: Path, samples: int) -> None:
         output_dir=root / "runs",
         name=str(samples),
     )
-    prepared = prepare(asyncio.run(resolve_run(options, {}, NamedTarget.of(options))).plan)
+    prepared = prepare(asyncio.run(resolve_run(options, {})).plan)
     store = prepared.open_store()
     draws = random.Random(samples)
     store.add_event("session_started", pending=len(prepared.samples), judge=store.judges[0], only_judge=False)

@@ -37,8 +37,7 @@ from vlsb.analysis.gate import GateDecision
 from vlsb.cli import panel
 from vlsb.cli.app import app
 from vlsb.endpoints import connections, rates
-from vlsb.endpoints.engine_guard import ENGINE_KILLED
-from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT
+from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT, ENGINE_KILLED
 from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine

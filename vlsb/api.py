@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vlsb.analysis.summary import Summary
 from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
-from vlsb.evaluation.leasing import Surroundings
-from vlsb.evaluation.opening import open_judging, open_target
+from vlsb.evaluation.opening import Surroundings, open_judging, open_target
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.python_options import options_of, path_of, text_of
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns

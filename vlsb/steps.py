@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from vlsb.records import Untrusted
 
+_Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
@@ -67,6 +68,16 @@ class Durations:
     def describe(self) -> dict[str, Any]:
         """Count, sum and mean."""
         return {"count": self.count, "total_s": round(self.total_s, 6), "mean_s": round(self.mean_s, 6)}
+
+
+def threaded(work: Callable[_Given, _Result]) -> Callable[_Given, Coroutine[Any, Any, _Result]]:
+    """Do a function's blocking work in a thread, as `in_thread` does, wherever it is awaited."""
+
+    @wraps(work)
+    async def awaited(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        return await in_thread(lambda _: work(*args, **kwargs))
+
+    return awaited
 
 
 class _GivenUp(BaseException):

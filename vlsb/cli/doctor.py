@@ -27,8 +27,7 @@ from vlsb.endpoints import loops
 from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine, shown_path
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
-from vlsb.evaluation.leasing import Surroundings
-from vlsb.evaluation.opening import open_judging
+from vlsb.evaluation.opening import Surroundings, open_judging
 from vlsb.evaluation.options import Option, RunOptions
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned

@@ -39,12 +39,11 @@ from vlsb.errors import (
     machine_lack,
 )
 from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
-from vlsb.evaluation.leasing import Surroundings
-from vlsb.evaluation.opening import judge_hosted, open_judging, open_target
+from vlsb.evaluation.named_models import run_directory
+from vlsb.evaluation.opening import Surroundings, judge_hosted, open_judging, open_target
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import Listeners, Plan, Prepared, SessionEnd, prepare, prepare_judging, run_turns
 from vlsb.evaluation.settings import Resolved
-from vlsb.evaluation.target import run_directory
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices

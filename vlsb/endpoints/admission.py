@@ -15,14 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from vlsb.config import Party
-from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.connections import Phase
-from vlsb.endpoints.engine_guard import Fate
 from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.headers import NamedLimit
+from vlsb.endpoints.rates import Account
 from vlsb.endpoints.replica import Obstacle, Pass, Replica
 from vlsb.endpoints.request import Draft
-from vlsb.endpoints.retry import Attempts
+from vlsb.endpoints.retry import Attempts, Fate
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Event, RunContext
 from vlsb.errors import ConfigError, GapsError, ServerError, VlsbError

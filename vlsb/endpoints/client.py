@@ -24,7 +24,6 @@ from vlsb.endpoints.batch import BatchService
 from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, Reply, read_completion
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
-from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import (
     CHANGED_CODE,
     IMAGE_CODE,
@@ -38,7 +37,7 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Draft
-from vlsb.endpoints.retry import Attempts, Ended, Unfinished
+from vlsb.endpoints.retry import ENGINE_KILLED, Attempts, Ended, Fate, Unfinished
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import (

@@ -13,14 +13,12 @@ from typing import TypedDict
 from urllib.parse import urlsplit
 
 from vlsb.config import Party
-from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.connect import Client
 from vlsb.endpoints.connections import ConnectionLimit, Health
-from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
-from vlsb.endpoints.rates import Departure
-from vlsb.endpoints.retry import Attempts, Rejections
+from vlsb.endpoints.rates import Account, Departure
+from vlsb.endpoints.retry import Attempts, EngineGuard, Rejections
 from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event, RunContext
 from vlsb.errors import OutageError, VlsbError

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from vlsb.config import Endpoint
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
+from vlsb.endpoints.retry import EngineGuard, Fate, InFlight
 from vlsb.engines.checks import Machine, check_architecture, check_driver, check_start
 from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_bytes, engine_title, find_engine, install_engine

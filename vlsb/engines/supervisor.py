@@ -19,7 +19,7 @@ import httpx
 
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
+from vlsb.endpoints.retry import EngineGuard, Fate, InFlight
 from vlsb.engines.launch import RunningServer, exited_error
 from vlsb.errors import ServerError, VlsbError
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlsb.data import mini_root, write_on_image
-from vlsb.endpoints.accounts import Accounts
-from vlsb.endpoints.engine_guard import EngineGuard
+from vlsb.endpoints.rates import Accounts
 from vlsb.endpoints.request import ReadImage
+from vlsb.endpoints.retry import EngineGuard
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import VlsbError
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine

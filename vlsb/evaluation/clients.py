@@ -24,17 +24,16 @@ from vlsb.config import (
     RetryPolicy,
 )
 from vlsb.dialect import THOUGHT_TAGS, USUAL_TAG, Dialect
-from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.batch import BatchService
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, open_sdk, proxy_of
 from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor
-from vlsb.endpoints.engine_guard import EngineGuard
-from vlsb.endpoints.rates import Caps
+from vlsb.endpoints.rates import Accounts, Caps
 from vlsb.endpoints.replica import Replica, place_of
 from vlsb.endpoints.request import asks_for_structure, first_guess
+from vlsb.endpoints.retry import EngineGuard
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
 from vlsb.models.providers import find_thinking, is_hosted, limited_as

@@ -15,13 +15,12 @@ from vlsb.data import Selection, load_named, select
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
-from vlsb.evaluation.judges import Judges, resolve_judges
-from vlsb.evaluation.leasing import engine_wishes, judge_wishes
+from vlsb.evaluation.named_models import Judges, NamedTarget, is_demo, resolve_judges
+from vlsb.evaluation.opening import engine_wishes, judge_wishes
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.protocol import ENGINE_FACT
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
 from vlsb.evaluation.settings import data_root_of, policy_of, selection_of
-from vlsb.evaluation.target import NamedTarget, is_demo
 from vlsb.judging.kinds import JudgeSetup
 from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import ENGINE_URL

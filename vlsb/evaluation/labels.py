@@ -79,5 +79,4 @@ def open_labels(run: Path, annotator: str, *, pending: int) -> Iterator[RunStore
         ended = type(error).__name__
         raise
     finally:
-        store.add_event("session_ended", reason=ended)
-        asyncio.run(store.close())
+        asyncio.run(store.end(ended))

@@ -6,19 +6,23 @@ found before thousands of requests fly; then every pending sample starts at once
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+import xxhash
+
 from vlsb.config import ModelSettings
+from vlsb.data import media_type
 from vlsb.dialect import Dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import IMAGE_CODE, Fault
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
-from vlsb.errors import GapsError, ImageError
+from vlsb.errors import GapsError, ImageChangedError, ImageError
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
 from vlsb.records import JUDGED, Failure, Finding, ImageFile, Key, Outcome, Response, Sample, Untrusted, Usage
@@ -48,6 +52,52 @@ class SampleWork:
     def key(self) -> Key:
         """Which response this is about."""
         return Key(self.sample.id, self.epoch)
+
+
+class SentImages:
+    """Reads images for requests, and refuses one that is not what was sent before.
+
+    Target, judges, epochs and sessions see one and the same: the checksum that is sent first binds the run.
+    It is taken of the very bytes that are about to be sent: before the first request nobody has read them,
+    and a file's time says nothing about them. Called from many threads. With `accepts_changed` a changed
+    image is sent all the same.
+    """
+
+    def __init__(
+        self, read: Callable[[Sample], bytes], sent: Mapping[str, Set[str]], *, accepts_changed: bool
+    ) -> None:
+        self._read = read
+        self._sent = {path: set(checksums) for path, checksums in sent.items()}
+        self._accepts_changed = accepts_changed
+        self._lock = threading.Lock()
+        # The checksums of what was read before, by a quick digest of the same bytes.
+        self._known: dict[bytes, str] = {}
+
+    def read(self, sample: Sample, image: ImageFile) -> ReadImage:
+        """Read the bytes to send now, for a request that was composed for `image`. Blocking.
+
+        Raises ImageChangedError if others were sent before, ImageError if these cannot be sent.
+        """
+        content = self._read(sample)
+        # Target, judges and epochs compute the slow checksum of the same bytes once.
+        quick = xxhash.xxh3_128_digest(content)
+        if (checksum := self._known.get(quick)) is None:
+            checksum = self._known[quick] = ReadImage.of(content).sha256
+        # Rows may share an image, and requests are prepared side by side: who comes first binds the others.
+        with self._lock:
+            sent = self._sent.setdefault(sample.image_path.expose(), set())
+            if sent - {checksum} and not self._accepts_changed:
+                raise ImageChangedError(
+                    f"The image of sample {sample.id} is not the one that was sent before. Restore it, or "
+                    "send it as it is now: --accept-changed-images",
+                    detail=sample.image_path,
+                )
+            if not sent and len(content) != image.size_bytes:
+                raise ImageError("image changed since it was checked; finish copying it and start again")
+            if media_type(content) != image.media_type:
+                raise ImageError("image is of another type than when it was checked; start again")
+            sent.add(checksum)
+        return ReadImage(content, checksum)
 
 
 class Target:

@@ -21,8 +21,8 @@ from vlsb.config import (
 )
 from vlsb.dialect import Dialect
 from vlsb.errors import ConfigError
-from vlsb.judging.guards import phrases_sha256
 from vlsb.judging.kinds import Answers, JudgeSetup
+from vlsb.judging.verdicts import phrases_sha256
 from vlsb.models.catalog import safe_name
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted

@@ -7,7 +7,7 @@ drift); `run_session` spends money. All leave the directory valid on every path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -19,14 +19,14 @@ from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, load_named, select
 from vlsb.dialect import Dialect, parse_dialect
-from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.rates import Accounts
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
-from vlsb.evaluation.pipeline import Pipeline, SampleWork, Target
+from vlsb.evaluation.pipeline import Pipeline, SampleWork, SentImages, Target
 from vlsb.evaluation.progress import ModelView, Progress, judge_names
 from vlsb.evaluation.protocol import (
     DIFFERENCES,
@@ -37,14 +37,13 @@ from vlsb.evaluation.protocol import (
     target_deviations,
     target_settings,
 )
-from vlsb.evaluation.sent_images import SentImages
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api
-from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Sample, Untrusted
+from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Response, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.manifest import (
     JudgeEntry,
@@ -56,8 +55,8 @@ from vlsb.store.manifest import (
     require_run,
     sample_row,
 )
-from vlsb.store.state import BATCHES, has_answers, sent_images
-from vlsb.store.store import RunStore, open_for_judging, open_run, own_entry, pending_work, require_free
+from vlsb.store.state import has_answers
+from vlsb.store.store import Aim, Pending, RunStore, open_for_judging, open_run, own_entry, require_free
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import Leases
@@ -122,6 +121,18 @@ class Plan:
         }
         return target | judges
 
+    def aim(self) -> Aim:
+        """Return what a session of this plan wants of the run."""
+        return Aim(
+            judges={name: judge_entry(judge) for name, judge in self.named_judges.items()},
+            asks_target=self.target is not None,
+            retry=self.retry,
+            only=self.only,
+            enough=FORECAST_SAMPLES if self.is_dry_run else None,
+            is_batch=self.is_batch,
+            batch_again=self.batch_again,
+        )
+
     def model_prices(self, day: date) -> dict[str, Price]:
         """Return what the models cost on a day, by name, without those whose price is unknown."""
         prices = {name: self.prices.find(settings.endpoint, day) for name, settings in self.models.items()}
@@ -137,6 +148,17 @@ class Prepared:
     samples: tuple[Sample, ...]
     images: Mapping[int, ImageFile | ImageError]
     open_store: Callable[[], RunStore]
+
+    def works(
+        self, judges: Mapping[Key, frozenset[str]], responses: Mapping[Key, Response]
+    ) -> list[SampleWork]:
+        """Return what there is to do, in the selection's order, for the judges that lack a verdict."""
+        return [
+            SampleWork(sample, epoch, self.images[sample.id], responses.get(key), judges[key])
+            for epoch in range(1, max((key.epoch for key in judges), default=0) + 1)
+            for sample in self.samples
+            if (key := Key(sample.id, epoch)) in judges
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +177,7 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a session sends requests with, who may stop it, and the judges' files by their names in it."""
+    """What a session sends requests with, and who may stop it."""
 
     credentials: Mapping[str, Credentials]
     listeners: Listeners
@@ -163,7 +185,6 @@ class Means:
     shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
-    files: Mapping[str, str]
 
 
 class Turn(NamedTuple):
@@ -215,7 +236,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     manifest = replace(manifest, data={**manifest.data, **origin})
 
     def open_store() -> RunStore:
-        return open_run(plan.directory, manifest, is_resume=plan.is_resume)
+        return open_run(plan.directory, manifest, is_resume=plan.is_resume, prices=plan.prices)
 
     return Prepared(plan, dataset, samples, images, open_store)
 
@@ -258,6 +279,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
             samples=[sample_row(sample) for sample in samples],
             images=_by_path(samples, images),
             accepts_changed_images=plan.accept_changed_images,
+            prices=plan.prices,
         )
 
     return Prepared(plan, dataset, samples, images, open_store)
@@ -338,39 +360,20 @@ async def run_session(
     profile: Profile | None = None
     with shutdown.listening() if listeners.owns_signals else nullcontext():
         store = await _open_store(prepared)
-        files = judge_files(plan, store.manifest)
         pending, ended = 0, "complete"
         try:
-            if plan.data_root is not None:
-                await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
             for torn in store.torn:
                 listeners.say(
                     f"A record torn by an earlier interruption was set aside in {torn}; its sample is done "
                     "again."
                 )
-            priced = store.manifest if plan.prices.is_ours else store.manifest.with_prices(plan.prices)
-            if priced != store.manifest:
-                await store.update_manifest(priced)
-            works = _pending_works(prepared, store, frozenset(files.values()))
-            pending = len(works)
-            _require_no_batch_lost(plan, store, works, files.values())
-            if plan.is_dry_run:
-                works = _spread(works, FORECAST_SAMPLES - (len(list(store.state.asked_for())) - pending))
-            store.start(shutdown.stop)
-            store.add_event(
-                "session_started",
-                pending=len(works),
-                vlsb=__version__,
-                # Of several each needed the whole session.
-                judge=store.judges[0] if len(store.judges) == 1 else None,
-                only_judge=plan.target is None,
-            )
+            begun = store.begin(plan.aim(), shutdown.stop)
+            works = prepared.works(begun.judges, store.state.responses)
+            pending = len(works) + begun.left_out
             if works:
-                means = Means(
-                    credentials, listeners, engines or {}, shutdown, traffic, accounts or Accounts(), files
-                )
-                left_out = pending - len(works)
-                models, profile = await _evaluate(prepared, store, works, means, left_out=left_out)
+                accounts = Accounts() if accounts is None else accounts
+                means = Means(credentials, listeners, engines or {}, shutdown, traffic, accounts)
+                models, profile = await _evaluate(prepared, store, begun, works, means)
         except StoppedError:
             pass  # while an engine was starting; the shutdown knows why
         except ServerError as error:
@@ -383,17 +386,11 @@ async def run_session(
             raise
         finally:
             reason = shutdown.reason or store.failed
-            try:
-                store.add_event(
-                    "session_ended",
-                    reason=ended if reason is None else type(reason).__name__,
-                    estimated_usd=round(spending.estimated_usd - before_usd, 8),
-                )
-            finally:
-                await store.close()
+            usd = round(spending.estimated_usd - before_usd, 8)
+            await store.end(ended if reason is None else type(reason).__name__, estimated_usd=usd)
         limit = None if profile is None or plan.is_batch else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    judges = tuple(file for file in store.judges if file in files.values())
+    judges = tuple(file for file in store.judges if file in begun.files.values())
     return SessionEnd(shutdown.reason or unwritten, judges, pending, models, limit)
 
 
@@ -410,7 +407,15 @@ async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | Non
 
 async def _open_store(prepared: Prepared) -> RunStore:
     """Open the store in a thread; a caller that gives up meanwhile leaves no lock behind."""
-    opening = asyncio.ensure_future(asyncio.to_thread(prepared.open_store))
+    plan = prepared.plan
+
+    def open_now() -> RunStore:
+        store = prepared.open_store()
+        if plan.data_root is not None:
+            remember_data_root(plan.directory, plan.data_root)
+        return store
+
+    opening = asyncio.ensure_future(asyncio.to_thread(open_now))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -418,60 +423,10 @@ async def _open_store(prepared: Prepared) -> RunStore:
         raise
 
 
-def _pending_works(prepared: Prepared, store: RunStore, asked: Set[str]) -> list[SampleWork]:
-    """Return what is pending, in the selection's order.
-
-    A judging session leaves alone what has no response, and any session what only idle judges lack.
-    """
-    judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
-    works = [
-        SampleWork(sample, key.epoch, prepared.images[sample.id], responses.get(key), judges[key])
-        for epoch in range(1, store.manifest.epochs + 1)
-        for sample in prepared.samples
-        if (key := Key(sample.id, epoch)) in judges
-    ]
-    plan = prepared.plan
-    if plan.only is not None:
-        works = [work for work in works if work.key in plan.only]
-    if plan.idle:
-        works = [work for work in works if work.response is None or work.judges & asked]
-    return [work for work in works if plan.target is not None or work.response is not None]
-
-
-def _require_no_batch_lost(
-    plan: Plan, store: RunStore, works: Sequence[SampleWork], files: Iterable[str]
-) -> None:
-    """Raise ConfigError where a session would ask at once what a batch under way may answer."""
-    if lost := set(store.state.batches_without_plan()).difference(plan.batch_again if plan.is_batch else ()):
-        name = min(lost)
-        raise ConfigError(
-            f"{store.directory / BATCHES}: nobody knows what the batch {name} asks, as the line that said so "
-            "is missing, and it may be under way",
-            advice="Restore the file from a copy. To give that batch up, and pay for its answers again: "
-            f"--batch --batch-again {name}.",
-        )
-    asked: set[str | None] = {*files, *([None] if plan.target is not None else [])}
-    held = store.state.keys_in_batches(asked) if not plan.is_batch or plan.is_dry_run else set()
-    if batched := [work for work in works if work.key in held]:
-        raise ConfigError(
-            f"{len(batched):,} of these samples are in batches under way: asked again, they would be paid "
-            "for twice. Collect them with --batch (or cancel them at the provider, and then collect)."
-        )
-
-
-def _spread(works: Sequence[SampleWork], count: int) -> list[SampleWork]:
-    """Choose `count` of the works, evenly over categories and sub-categories; in their order."""
-    if count >= len(works):
-        return list(works)
-    strata = sorted(works, key=lambda work: (work.sample.category, work.sample.sub_category, work.key))
-    keys = {strata[(2 * place + 1) * len(strata) // (2 * count)].key for place in range(count)}
-    return [work for work in works if work.key in keys]
-
-
 async def _evaluate(
-    prepared: Prepared, store: RunStore, works: list[SampleWork], means: Means, *, left_out: int
+    prepared: Prepared, store: RunStore, begun: Pending, works: list[SampleWork], means: Means
 ) -> tuple[dict[str, ModelView], Profile]:
-    plan, listeners, shutdown, files = prepared.plan, means.listeners, means.shutdown, means.files
+    plan, listeners, shutdown, files = prepared.plan, means.listeners, means.shutdown, begun.files
     decisions = {"target": store.manifest.decision}
     decisions |= {name: store.manifest.judge(file).decision for name, file in files.items()}
     # Later sessions ask as earlier ones settled on.
@@ -492,9 +447,7 @@ async def _evaluate(
         unless_stopped=shutdown.unless_stopped,
         is_batch=plan.is_batch and not plan.is_dry_run,
     )
-    images = SentImages(
-        prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
-    )
+    images = SentImages(prepared.dataset.read, begun.sent, accepts_changed=plan.accept_changed_images)
     async with open_clients(setup) as clients:
         target: Target | None = None
         if plan.target is not None:
@@ -512,7 +465,7 @@ async def _evaluate(
             await _record_dialects(plan, store, files, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), clients, files, plan.only, left_out=left_out)
+        progress = Progress.of(store, len(works), clients, files, plan.only, left_out=begun.left_out)
         pipeline = Pipeline(
             target=target,
             judges=judges,
@@ -521,7 +474,7 @@ async def _evaluate(
             on_outcome=progress.update,
             on_dialects=on_dialects,
         )
-        stages = _batch_run(plan, store, clients, means) if setup.is_batch else None
+        stages = _batch_run(plan, store, clients, files, means) if setup.is_batch else None
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
             await pipeline.run(works, settled=settled, stages=stages)
@@ -531,7 +484,13 @@ async def _evaluate(
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _batch_run(plan: Plan, store: RunStore, clients: Mapping[str, EndpointClient], means: Means) -> BatchRun:
+def _batch_run(
+    plan: Plan,
+    store: RunStore,
+    clients: Mapping[str, EndpointClient],
+    files: Mapping[str, str],
+    means: Means,
+) -> BatchRun:
     """Return the stages of a session by batch, with a lane for each model."""
     models = plan.models
     lanes = {
@@ -539,7 +498,7 @@ def _batch_run(plan: Plan, store: RunStore, clients: Mapping[str, EndpointClient
             name,
             client,
             client.service,
-            means.files.get(name),
+            files.get(name),
             find_batch_api(models[name].endpoint),
             forgets=is_simulated(models[name]),
         )

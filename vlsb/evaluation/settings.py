@@ -19,17 +19,17 @@ from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.engines.lease import Leases
 from vlsb.errors import ConfigError, DatasetError, RunMismatchError, SeveralErrors, VlsbError
 from vlsb.evaluation.clients import TARGET
-from vlsb.evaluation.judges import Judges, resolve_judges
+from vlsb.evaluation.named_models import Judges, NamedTarget, is_demo, only_model, resolve_judges, run_name
 from vlsb.evaluation.options import RunOptions, as_flag
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.session import Plan, Turn
-from vlsb.evaluation.target import NamedTarget, is_demo, only_model, run_name
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import JudgeSetup
 from vlsb.models.prices import load_prices
+from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import ENGINE_URL, find_batch_api
 from vlsb.records import JUDGED, VLSBENCH, Outcome
-from vlsb.steps import in_thread
+from vlsb.steps import threaded
 from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
 
 _Part = TypeVar("_Part")
@@ -41,15 +41,15 @@ _AS_TYPED = (
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A plan, the credentials it needs, and the engines that are leased for target or judges.
+    """A plan, the credentials it needs, its local models, and the engines that are leased for them.
 
-    Credentials and engines are by the names that the session gives target and judges; `alone` are the judges
-    that have to wait until the GPU is free.
+    All are by the names that the session gives target and judges; `alone` are the judges that have to wait
+    until the GPU is free.
     """
 
     plan: Plan
     credentials: Mapping[str, Credentials]
-    judges: Judges = field(default_factory=Judges)
+    local: Mapping[str, ModelProfile] = field(default_factory=dict)
     engines: Mapping[str, Leases] = field(default_factory=dict)
     alone: tuple[str, ...] = ()
 
@@ -92,11 +92,14 @@ class Resolved:
         return turns
 
 
-async def resolve_run(options: RunOptions, environment: Mapping[str, str], target: NamedTarget) -> Resolved:
+async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     """Make the plan of `vlsb run`. Raises ConfigError or AccessError.
 
     An endpoint without a model's name is asked for its only one.
     """
+    target = await _identified(options)
+    if target.is_local and options.replicas > 1 and options.keep_server:
+        raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
     refuse_keys(options, environment)
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
@@ -108,10 +111,16 @@ async def resolve_run(options: RunOptions, environment: Mapping[str, str], targe
             target = replace(target, name=await only_model(options, environment))
         except VlsbError as error:
             problems.add(error)
-    # Templates and the data set's folder are read from disks that may take their time.
-    return await in_thread(lambda _: _resolve_run(options, environment, target, problems))
+    return await _resolve_run(options, environment, target, problems)
 
 
+@threaded
+def _identified(options: RunOptions) -> NamedTarget:
+    return NamedTarget.identified(options)
+
+
+# Templates and the data set's folder are read from disks that may take their time.
+@threaded
 def _resolve_run(
     options: RunOptions, environment: Mapping[str, str], target: NamedTarget, problems: _Problems
 ) -> Resolved:
@@ -138,11 +147,12 @@ def _resolve_run(
     )
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, judges)
+    return Resolved(plan, credentials, ({TARGET: target.profile} if target.is_local else {}) | judges.local)
 
 
+@threaded
 def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
-    """Make the plan of `vlsb judge RUN`, or without a run of its judges alone. Blocking.
+    """Make the plan of `vlsb judge RUN`, or without a run of its judges alone.
 
     Raises ConfigError or AccessError.
     """
@@ -166,7 +176,7 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
     )
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, judges)
+    return Resolved(plan, credentials, judges.local)
 
 
 def refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:
@@ -265,9 +275,11 @@ def _credentials(
 
 def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
     """Return the data set's folder: the user's, the demo's, or that of `run`; None for the Hub's."""
-    if run is not None and is_run(run) and (stored := read_manifest(run).dataset) != options.dataset:
+    manifest = read_manifest(run) if run is not None and is_run(run) else None
+    if manifest is not None and manifest.dataset != options.dataset:
         raise RunMismatchError(
-            f"{run} was made from the data set {stored}. Pass --dataset {stored}, or --name for a new run."
+            f"{run} was made from the data set {manifest.dataset}. Pass --dataset {manifest.dataset}, or "
+            "--name for a new run."
         )
     if options.data_root is not None:
         try:
@@ -276,7 +288,7 @@ def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -
             raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
         return options.data_root
     root = named_root(MINI if is_simulated and options.dataset == VLSBENCH else options.dataset)
-    if root is None and run is not None and is_run(run) and "repository" not in read_manifest(run).data:
+    if root is None and run is not None and manifest is not None and "repository" not in manifest.data:
         root = remembered_data_root(run)
         try:
             if root is not None:

@@ -15,16 +15,18 @@ from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, asks_for_structure, draft
 from vlsb.endpoints.retry import Ended, Rejections, Unfinished
-from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
 from vlsb.judging.verdicts import (
+    GuardReading,
     Reading,
     UnreadableVerdict,
+    begins_with_refusal,
     begins_with_thought,
     behind_thought,
     declines,
     is_quotation,
+    parse_rating,
     parse_verdict,
 )
 from vlsb.records import (

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from vlsb import strict_json
 from vlsb.config import JUDGE_TOKENS, SAMPLING_FIELDS, ModelSettings, Sampling
 from vlsb.errors import ConfigError
-from vlsb.judging.guards import PARSERS
 from vlsb.judging.prompts import JudgeTemplate
+from vlsb.judging.verdicts import PARSERS
 from vlsb.plugins import entry_points, owner
 from vlsb.records import Sample, Untrusted
 

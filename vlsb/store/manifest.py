@@ -204,8 +204,10 @@ class Manifest:
             return self
         return replace(self, settings={**self.settings, "address": old.settings["address"]})
 
-    def with_prices(self, given: PriceTable) -> Manifest:
-        """Return this manifest with what the given prices say of its models, in the place of what it had."""
+    def with_prices(self, given: PriceTable | None) -> Manifest:
+        """Return this manifest with what a user's prices say of its models, in the place of what it had."""
+        if given is None or given.is_ours:
+            return self
         asked = (self.settings, *(entry.settings for entry in (*self.judges, *self.guards)))
         prices: dict[Endpoint, Price] = {}
         for endpoint in filter(None, map(asked_endpoint, asked)):

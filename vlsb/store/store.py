@@ -10,16 +10,18 @@ import asyncio
 import gc
 import shutil
 import time as system_time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
+from vlsb._version import __version__
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import FileLock, sync_directory
+from vlsb.models.prices import PriceTable
 from vlsb.records import (
     Failure,
     Finding,
@@ -98,6 +100,38 @@ def require_free(directory: Path) -> None:
         raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a session is for: to ask these judges, by its names for them, and with `asks_target` the target.
+
+    `only` are the responses to work on, None for all, and `retry` the outcomes to do again. A dry run leaves
+    what there is beyond `enough` responses of the run. Only one that `is_batch` takes over what batches are
+    asking, but for those in `batch_again`, which it gives up.
+    """
+
+    judges: Mapping[str, JudgeEntry]
+    asks_target: bool
+    retry: Collection[Outcome] = ()
+    only: Collection[Key] | None = None
+    enough: int | None = None
+    is_batch: bool = False
+    batch_again: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a session has to do: responses, each with the files of the judges that still have to label it.
+
+    `files` are those of the judges it asks, by its names for them. `left_out` responses are pending too, and
+    a dry run leaves them. `sent` is what was sent of each image: see `sent_images`.
+    """
+
+    judges: Mapping[Key, frozenset[str]]
+    files: Mapping[str, str]
+    left_out: int
+    sent: Mapping[str, set[str]]
+
+
 class RunStore:
     """A run directory opened for writing. Close it with `await close()`.
 
@@ -152,6 +186,30 @@ class RunStore:
         journal = self._open(self.directory / BATCHES)
         self._journals.append(journal)
         return journal
+
+    def begin(self, aim: Aim, on_failure: Callable[[StoreError], None]) -> Pending:
+        """Begin a session and return what it has to do.
+
+        Raises ConfigError where it would ask at once what a batch under way may answer.
+        """
+        pending = _pending(self, aim)
+        self.start(on_failure)
+        self.add_event(
+            "session_started",
+            pending=len(pending.judges),
+            vlsb=__version__,
+            # Of several each needed the whole session.
+            judge=self.judges[0] if len(self.judges) == 1 else None,
+            only_judge=not aim.asks_target,
+        )
+        return pending
+
+    async def end(self, reason: str, **fields: Any) -> None:
+        """Write why the session ends, and close. Raises as `close`."""
+        try:
+            self.add_event("session_ended", reason=reason, **fields)
+        finally:
+            await self.close()
 
     def start(self, on_failure: Callable[[StoreError], None]) -> None:
         """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
@@ -284,10 +342,13 @@ class RunStore:
             gc.unfreeze()
 
 
-def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStore:
+def open_run(
+    directory: Path, manifest: Manifest, *, is_resume: bool, prices: PriceTable | None = None
+) -> RunStore:
     """Open a run for writing: a new one, or an existing one whose manifest agrees with `manifest`.
 
-    One that holds no answer yet is started again, whatever its settings were.
+    One that holds no answer yet is started again, whatever its settings were. The run keeps what a user's
+    `prices` say of its models.
 
     Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
     """
@@ -296,7 +357,10 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
     with _lock_while_opening(directory) as lock, collection_paused():
         if is_resume and is_run(directory) and has_answers(directory):
             state = load_state(directory)
-            state.manifest = _merge_manifest(directory, state, manifest)
+            merged = _merge_manifest(directory, state, manifest).with_prices(prices)
+            if merged != state.manifest:
+                write_manifest(directory, merged)
+                state.manifest = read_manifest(directory)
         else:
             require_free(directory)
             free = shutil.disk_usage(directory).free
@@ -308,7 +372,7 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
             for path in (directory / FAILURES, directory / EVENTS):
                 if path.exists() and path.stat().st_size:
                     path.rename(next_free(path, "before"))
-            write_manifest(directory, manifest)
+            write_manifest(directory, manifest.with_prices(prices))
             state = load_state(directory)
         asked = [own_entry(state.manifest, entry).file for entry in (*manifest.judges, *manifest.guards)]
         return RunStore(directory, lock, state, asked)
@@ -321,8 +385,9 @@ def open_for_judging(
     samples: Sequence[SampleRow],
     images: Mapping[str, ImageFile],
     accepts_changed_images: bool = False,
+    prices: PriceTable | None = None,
 ) -> RunStore:
-    """Open an existing run to add the verdicts of judges, its first or other ones.
+    """Open an existing run to add the verdicts of judges, its first or other ones; `prices` as `open_run`.
 
     Raises RunLockedError, StoreError, or RunMismatchError for other data than the run's. A judge that the
     run knows goes on where it stopped.
@@ -335,7 +400,7 @@ def open_for_judging(
         changed, files = _with_judges(manifest, entries)
         if accepts_changed_images:
             changed = replace(changed, accepts_changed_images=True, data_digest=None)
-        return RunStore(directory, lock, _kept(directory, state, changed), files)
+        return RunStore(directory, lock, _kept(directory, state, changed.with_prices(prices)), files)
 
 
 def open_for_labels(directory: Path, entry: JudgeEntry) -> RunStore:
@@ -448,10 +513,7 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
         accepts_changed_images=accepts or old.accepts_changed_images,
         data_digest=None if accepts else kept.data_digest,
     )
-    if kept == stored:
-        return stored
-    write_manifest(directory, kept)
-    return read_manifest(directory)
+    return kept
 
 
 def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
@@ -474,6 +536,49 @@ def _make_private(directory: Path) -> None:
             sync_directory(missing.parent)
     except OSError as error:
         raise StoreError.of(f"{directory}: cannot be created", error) from error
+
+
+def _pending(store: RunStore, aim: Aim) -> Pending:
+    state, is_batch = store.state, aim.is_batch and aim.enough is None
+    if lost := set(state.batches_without_plan()).difference(aim.batch_again if aim.is_batch else ()):
+        name = min(lost)
+        raise ConfigError(
+            f"{store.directory / BATCHES}: nobody knows what the batch {name} asks, as the line that said so "
+            "is missing, and it may be under way",
+            advice="Restore the file from a copy. To give that batch up, and pay for its answers again: "
+            f"--batch --batch-again {name}.",
+        )
+    files = {name: own_entry(store.manifest, entry).file for name, entry in aim.judges.items()}
+    judges: Mapping[Key, frozenset[str]] = {
+        key: left
+        for key, left in pending_work(store, aim.retry).items()
+        # What has no response is the target's, and what only idle judges lack is theirs.
+        if (left.intersection(files.values()) if key in state.responses else aim.asks_target)
+        and (aim.only is None or key in aim.only)
+    }
+    asked: set[str | None] = {*files.values(), *([None] if aim.asks_target else [])}
+    if not is_batch and (batched := state.keys_in_batches(asked).intersection(judges)):
+        raise ConfigError(
+            f"{len(batched):,} of these samples are in batches under way: asked again, they would be paid "
+            "for twice. Collect them with --batch (or cancel them at the provider, and then collect)."
+        )
+    chosen = judges
+    if aim.enough is not None:
+        done = sum(key not in judges for key in state.asked_for())
+        chosen = _spread(store.manifest, judges, aim.enough - done)
+    return Pending(chosen, files, len(judges) - len(chosen), sent_images(state))
+
+
+def _spread(
+    manifest: Manifest, judges: Mapping[Key, frozenset[str]], count: int
+) -> Mapping[Key, frozenset[str]]:
+    """Choose so many responses, evenly over categories and sub-categories."""
+    if count >= len(judges):
+        return judges
+    rows = {row.sample_id: (row.category, row.sub_category) for row in manifest.samples}
+    strata = sorted(judges, key=lambda key: (rows[key.sample_id], key))
+    chosen = {strata[(2 * place + 1) * len(strata) // (2 * count)] for place in range(count)}
+    return {key: left for key, left in judges.items() if key in chosen}
 
 
 def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozenset[str]]:

@@ -19,11 +19,18 @@ from vlsb.engines.placement import declares_gpus, gpus_taken
 from vlsb.engines.plan import Wishes
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.identity import judging_files
-from vlsb.evaluation.judges import Judges, resolve_judges
-from vlsb.evaluation.leasing import engine_wishes, judge_wishes
+from vlsb.evaluation.named_models import (
+    Judges,
+    NamedTarget,
+    RateAccount,
+    hosted_target,
+    rate_accounts,
+    resolve_judges,
+    run_directory,
+)
+from vlsb.evaluation.opening import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.settings import selection_of
-from vlsb.evaluation.target import NamedTarget, RateAccount, hosted_target, rate_accounts, run_directory
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.models.profile import ModelProfile
 from vlsb.store.manifest import entries_named, is_run, read_manifest

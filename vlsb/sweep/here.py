@@ -15,8 +15,8 @@ from vlsb.engines.checkpoint import fetch_for_engine
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.named_models import RateAccount
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.target import RateAccount
 from vlsb.models.profile import ModelProfile
 from vlsb.steps import ignore
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop

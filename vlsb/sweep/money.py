@@ -25,10 +25,9 @@ from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_roo
 from vlsb.data.samples import ROWS_FILE, load_rows
 from vlsb.engines.checkpoint import open_weights
 from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
-from vlsb.evaluation.judges import resolve_judges
+from vlsb.evaluation.named_models import hosted_target, resolve_judges
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import selection_of
-from vlsb.evaluation.target import hosted_target
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Sample, Usage
 from vlsb.store.costs import costs_of_run, decided_tokens, measure_answers, rest_cost, summed

@@ -14,7 +14,7 @@ from vlsb.engines.install import AUTO
 from vlsb.engines.lease import accept, ready_engine
 from vlsb.engines.plan import Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
-from vlsb.evaluation.leasing import identified
+from vlsb.evaluation.opening import identified
 from vlsb.models.profile import ModelProfile
 from vlsb.records import VLSBENCH
 from vlsb.steps import OnProgress, in_thread

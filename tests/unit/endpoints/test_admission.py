@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsb.config import Endpoint
-from vlsb.endpoints.accounts import Account, Accounts
 from vlsb.endpoints.admission import Line
 from vlsb.endpoints.credentials import Secret
-from vlsb.endpoints.rates import Caps
+from vlsb.endpoints.rates import Account, Accounts, Caps
 from vlsb.endpoints.traffic import UploadBudget
 from vlsb.errors import GapsError
 from vlsb.models.providers import limited_as

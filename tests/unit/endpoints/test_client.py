@@ -22,18 +22,17 @@ import pytest
 
 from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, Endpoint, Party, RetryPolicy
 from vlsb.dialect import Dialect
-from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
-from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
+from vlsb.endpoints.rates import Account
 from vlsb.endpoints.replica import Replica
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
-from vlsb.endpoints.retry import Ended
+from vlsb.endpoints.retry import Ended, EngineGuard
 from vlsb.endpoints.traffic import Event, RunContext, StoppedError, Time, Traffic
 from vlsb.errors import (
     AuthenticationError,

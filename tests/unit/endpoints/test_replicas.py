@@ -19,8 +19,7 @@ from tests.unit.endpoints.test_client import (
     run,
     wait_until,
 )
-from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
-from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT, Ended
+from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT, Ended, EngineGuard, Fate, InFlight
 from vlsb.endpoints.timings import Wait
 from vlsb.errors import AuthenticationError, GapsError, OutageError
 from vlsb.records import Completion

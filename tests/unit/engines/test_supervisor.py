@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.endpoints.test_client import KIND, POLICY, lane
 from vlsb.endpoints.credentials import Secret
-from vlsb.endpoints.engine_guard import Fate, InFlight
+from vlsb.endpoints.retry import Fate, InFlight
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.process import EngineProcess
 from vlsb.engines.supervisor import Supervisor

@@ -26,8 +26,8 @@ from vlsb.config import (
 )
 from vlsb.data import Selection, load_dataset
 from vlsb.dialect import Dialect
-from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.rates import Accounts
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import (
     AuthenticationError,
@@ -39,10 +39,9 @@ from vlsb.errors import (
     VlsbError,
 )
 from vlsb.evaluation.clients import ClientSetup, open_clients
-from vlsb.evaluation.pipeline import Pipeline, SampleWork
+from vlsb.evaluation.pipeline import Pipeline, SampleWork, SentImages
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.protocol import judge_settings
-from vlsb.evaluation.sent_images import SentImages
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.judging.guards import PARSERS, GuardReading, begins_with_refusal, parse_rating
-from vlsb.judging.verdicts import UnreadableVerdict
+from vlsb.judging.verdicts import PARSERS, GuardReading, UnreadableVerdict, begins_with_refusal, parse_rating
 from vlsb.records import Rating, Untrusted
 
 GOOD = {

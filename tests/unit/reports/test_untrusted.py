@@ -20,7 +20,7 @@ ROOT = Path(vlsb.__file__).parent
 
 # Who may see the raw text, and why.
 EXPOSED_IN = {
-    "evaluation/sent_images.py": "image paths are the keys of what was sent for them",
+    "evaluation/pipeline.py": "image paths are the keys of what was sent for them",
     "store/state.py": "image paths are the keys of what was sent for them",
     "engines/prompt_check.py": "looks for known complaints in what an engine's Python wrote",
     "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
@@ -35,9 +35,8 @@ EXPOSED_IN = {
     "endpoints/credentials.py": "takes keys out of text and wraps it again",
     "endpoints/client.py": "looks for a field's name in a rejection; shows nothing",
     "records.py": "compares a finish reason with known words; shows nothing",
-    "judging/guards.py": "parses what a guard says strictly; the category that it keeps is wrapped again",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
-    "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
+    "judging/verdicts.py": "parses verdicts and what guards say strictly; what it keeps is wrapped again",
     "reports/stored.py": "joins image_path to the data set's folder, for a path that is encoded",
     "data/image_files.py": "turns image_path into a path below the data folder, after its checks",
     "data/samples.py": "compares names with the user's filters; near names are wrapped again",
