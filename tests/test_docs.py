@@ -34,7 +34,7 @@ from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.test_layers import image
 from vlsb import config, errors, strict_json
 from vlsb.analysis.gate import GateDecision
-from vlsb.cli import panel
+from vlsb.cli import views
 from vlsb.cli.app import app
 from vlsb.endpoints import connections, rates
 from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT, ENGINE_KILLED
@@ -671,7 +671,7 @@ def test_every_word_of_the_panel_is_explained() -> None:
     explained = set(_INLINE.findall(section("rate-limits", "What the panel says")))
 
     assert {phase.value for phase in connections.Phase} <= explained
-    assert {heading for heading in panel._HEADINGS if heading} <= explained
+    assert {heading for heading in views._HEADINGS if heading} <= explained
     waits = [
         replace(QUIET, is_down=True),
         replace(QUIET, closed_for_s=12.0),
@@ -679,10 +679,10 @@ def test_every_word_of_the_panel_is_explained() -> None:
         replace(QUIET, waits_for=Wait.RATE, tpm=1.0),
         replace(QUIET, waits_for=Wait.CONNECTION),
     ]
-    words = {panel._wait(each, 0.0)[0] for each in waits} | {panel._wait(QUIET, 12.0)[0]}
+    words = {views._wait(each, 0.0)[0] for each in waits} | {views._wait(QUIET, 12.0)[0]}
     assert len(words) == 6
     assert words <= explained
-    assert f"for {panel.SILENT_S:g} s or longer" in section("rate-limits", "What the panel says")
+    assert f"for {views.SILENT_S:g} s or longer" in section("rate-limits", "What the panel says")
 
 
 def test_every_outcome_is_documented() -> None:

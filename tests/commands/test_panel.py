@@ -29,8 +29,8 @@ from rich.console import Console
 
 from tests.support.waiting import DEADLINE_S
 from vlsb.cli.live import Display, chosen_display
-from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen
+from vlsb.cli.views import PHASES_FROM, Panel
 from vlsb.endpoints.connections import Phase
 from vlsb.endpoints.timings import Wait
 from vlsb.errors import ConfigError

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # What the caller ignores stays ignored: `nohup` means it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.default_int_handler)
-        from vlsb.cli.streams import use_safe_streams
+        from vlsb.cli.screen import use_safe_streams
 
         use_safe_streams()
         code = run_cli(sys.argv[1:] if arguments is None else arguments)

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
-from vlsb.cli.panel import Panel
 from vlsb.cli.screen import Screen, has_color
-from vlsb.cli.views import StepLines, StepsView
+from vlsb.cli.views import Panel, StepLines, StepsView
 from vlsb.errors import ConfigError
 from vlsb.steps import Step
 

@@ -48,7 +48,7 @@ def sweep_command(
     """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
     screen = Screen(quiet=display == "none")
     # Engines, judges and the HTTP stack, which the help page does not wait for.
-    from vlsb.cli import sweep_text, sweeping
+    from vlsb.cli import sweeping
     from vlsb.reports.encode import json_document
     from vlsb.sweep.plan import plan_schema
     from vlsb.sweep.start import SweepWishes
@@ -73,5 +73,5 @@ def sweep_command(
         yes=yes,
     )
     if dry_run:
-        return sweep_text.show_plan(wishes, screen)
+        return sweeping.show_plan(wishes, screen)
     return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)
