@@ -46,6 +46,7 @@ HOST = "model.example"
 BATCH_HOST = "127.0.0.1"
 RETRIED = ("target_blocked", "target_empty", "judge_invalid", "judge_refused", "judge_truncated")
 KEY_VARIABLE = "SIMULATED_KEY"
+KEPT_VARIABLES = {"HOME", "PATH", "PYTHONHASHSEED", "PYTHONPATH", "TMPDIR"}
 USD_PER_TOKEN = 1e-6
 TOKENS = (800, 40)
 MOST_COLLECTIONS = 5
@@ -575,8 +576,8 @@ def _with_signals() -> Iterator[None]:
 
 
 def set_environment() -> None:
-    """The variables that histories have, and no proxy."""
-    for name in [each for each in os.environ if each.lower().endswith("_proxy") or each.startswith("VLSB_")]:
+    """The variables that histories have, and no others: no proxy, and few to search through."""
+    for name in os.environ.keys() - KEPT_VARIABLES:
         del os.environ[name]
     os.environ[KEY_VARIABLE] = KEY
 

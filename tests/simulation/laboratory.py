@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.simulation.history import History, Plan, draw_plan, set_environment, write_data
 from tests.simulation.provider import HAS_SDK
+from tests.simulation.world import quietly
 
 A_PIECE = 50
 # Something of each session that was killed stays in memory: then a new process goes on.
@@ -60,12 +61,11 @@ class Laboratory:
         home = self._directory / "history"
         history = History(seed, plan, home, self._data)
         problem = None
-        try:
-            history.carry_out()
-        except AssertionError as violation:
-            problem = f"{type(violation).__name__}: {violation}"
-        except Exception as error:  # noqa: BLE001 - whatever the program lets out is a finding
-            problem = f"{type(error).__name__}: {error}"
+        with quietly():
+            try:
+                history.carry_out()
+            except Exception as error:  # noqa: BLE001 - whatever the program lets out is a finding
+                problem = f"{type(error).__name__}: {error}"
         outcome = Outcome(problem, history.log, history.digest(), history.virtual_s)
         shutil.rmtree(home, ignore_errors=True)
         return outcome

@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
+from types import ModuleType
 from typing import Any, TypeVar
 from unittest.mock import patch
 from weakref import WeakSet
@@ -24,6 +26,7 @@ from weakref import WeakSet
 import vlsb.api
 import vlsb.data.image_files
 import vlsb.endpoints.client
+import vlsb.endpoints.connect
 import vlsb.simulator.server
 import vlsb.steps
 from tests.simulation.loop import LONGEST_THREAD_S, SimulatedLoop
@@ -119,17 +122,14 @@ class World:
             for name in ("process_time", "thread_time"):
                 held.enter_context(patch.object(time, name, lambda: 0.0))
             held.enter_context(patch.object(time, "time", lambda: BEGAN_AT.timestamp() + self.calendar_s))
-            for name in ("freeze", "unfreeze"):
-                # A dead session's memory has to be freed.
-                held.enter_context(patch.object(gc, name, lambda: None))
             held.enter_context(patch.object(secrets, "token_hex", self._token))
             held.enter_context(patch.object(vlsb.steps, "threading", Threads))
             held.enter_context(patch.object(vlsb.simulator.server, "_bound_socket", self.loop.network.socket))
-            for module in [each for name, each in sys.modules.items() if name.startswith("vlsb.")]:
-                if getattr(module, "datetime", None) is datetime:
-                    held.enter_context(patch.object(module, "datetime", Calendar))
+            for module in _that_tell_dates(len(sys.modules)):
+                held.enter_context(patch.object(module, "datetime", Calendar))
             held.callback(random.setstate, state)
             held.enter_context(patch.object(vlsb.endpoints.client, "Upload", CountedUpload))
+            held.enter_context(patch.object(vlsb.endpoints.connect, "tls_context", _tls_context))
             held.enter_context(patch.object(vlsb.data.image_files, "ThreadPoolExecutor", _InTurn))
             held.enter_context(patch.object(Accounts.__init__, "__defaults__", (self.loop.time,)))
             held.enter_context(patch.object(UploadBudget.__init__, "__defaults__", (self._budget_bytes,)))
@@ -153,10 +153,28 @@ class World:
         return self.draw.randbytes(length).hex()
 
 
+# Certificates take longer to read than most sessions, and nothing here is encrypted.
+_tls_context = cache(vlsb.endpoints.connect.tls_context)
+
+
+@cache
+def _that_tell_dates(_: int) -> list[ModuleType]:
+    """The program's modules that ask for the date, found anew when there are more modules."""
+    modules = [each for name, each in sys.modules.items() if name.startswith("vlsb.")]
+    return [each for each in modules if getattr(each, "datetime", None) is datetime]
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Hide what a dead session says when its memory is freed, which is nobody's business."""
-    with patch("sys.unraisablehook", lambda _: None), warnings.catch_warnings():
+    """Hide what a dead session says when its memory is freed, which is nobody's business.
+
+    A session may not thaw what is frozen, neither alive nor as it is freed: collections would take long.
+    """
+    with (
+        patch("sys.unraisablehook", lambda _: None),
+        patch.multiple(gc, freeze=lambda: None, unfreeze=lambda: None),
+        warnings.catch_warnings(),
+    ):
         for kind in (RuntimeWarning, ResourceWarning):
             warnings.simplefilter("ignore", kind)
         yield
