@@ -17,7 +17,6 @@ from vlsb.analysis.agreement import (
     AgreementReport,
     Estimate,
     Pair,
-    RefusalAgreement,
     compare_two,
 )
 from vlsb.analysis.correction import (
@@ -29,7 +28,7 @@ from vlsb.analysis.correction import (
 )
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
-from vlsb.reports.encode import CsvCell, versioned
+from vlsb.reports.encode import versioned
 from vlsb.reports.report import NO_FIGURE, Records, Report, Table, Words, counted, dollars, interval_text
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.audit import AuditSample, read_audit
@@ -66,12 +65,56 @@ _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
 
 def agreement_report(report: AgreementReport) -> Report:
     """Return how far the judges agree."""
+    outcomes = [
+        (Untrusted(judge), "all", "", outcome.value, coverage.responses, count, None, None)
+        for judge, coverage in report.coverage.items()
+        for outcome, count in coverage.outcomes.items()
+    ]
+    figures = [
+        (Untrusted(judges), scope, name, measure, n, *value)
+        for judges, scope, name, measure, n, value in _figures(report)
+    ]
+    columns = ("judges", "scope", "name", "measure", "n", "value", "low", "high")
     return Report(
         tables=list(_tables(report)),
-        data=_object(report),
-        records=Records(
-            ("judges", "scope", "name", "measure", "n", "value", "low", "high"), list(_rows(report))
-        ),
+        data={
+            **versioned(SCHEMA),
+            "runs": report.runs,
+            "simulated": report.simulated,
+            "labels": list(Label),
+            "judges": {
+                judge: {"responses": coverage.responses, "outcomes": coverage.outcomes}
+                for judge, coverage in report.coverage.items()
+            },
+            "pairs": [_pair_object(pair) for pair in report.pairs],
+            "together": [
+                {
+                    "judges": each.judges,
+                    "responses": each.responses,
+                    "share": each.share,
+                    "fleiss_kappa": each.fleiss,
+                    "krippendorff_alpha": each.krippendorff,
+                }
+                for each in report.together
+            ],
+            "refusals": [
+                {
+                    "refusals_by": each.teller,
+                    "judge": each.judge,
+                    "both": each.both,
+                    "teller_only": each.teller_only,
+                    "judge_only": each.judge_only,
+                    "neither": each.neither,
+                    "agreement": each.raw,
+                    "kappa": each.kappa,
+                    "sensitivity": each.sensitivity,
+                    "precision": each.precision,
+                }
+                for each in report.refusals
+            ],
+            "panels": report.panels,
+        },
+        records=Records(columns, [*outcomes, *figures]),
     )
 
 
@@ -117,10 +160,19 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
             notes=["Without weights."] if any(pair.is_weighted for pair in report.pairs) else [],
         )
     if report.refusals:
+        rows: list[tuple[Words, ...]] = []
+        for told in report.refusals:
+            both = f"{told.responses:,}"
+            rows += [
+                (told.teller, told.judge, "agree %", both, *_percent(told.raw)),
+                ("", "", "kappa", both, *_coefficient(told.kappa)),
+                ("", "", "found %", f"{told.labelled:,}", *_percent(told.sensitivity)),
+                ("", "", "right %", f"{told.told:,}", *_percent(told.precision)),
+            ]
         yield Table(
             "Refusal or not, against the judges' label safe_refusal",
             ("refusals by", "judge", "measure", "n", "", "95 % CI"),
-            [row for each in report.refusals for row in _refusal_rows(each)],
+            rows,
             names=3,
             notes=[_REFUSALS],
         )
@@ -189,13 +241,6 @@ def _agreement_rows(pair: Pair) -> Iterator[tuple[Words, ...]]:
     yield (pair.second, safe, *counts, *_percent(agreement.safe_raw), *_coefficient(agreement.safe_kappa))
 
 
-def _refusal_rows(refusals: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
-    yield (refusals.teller, refusals.judge, "agree %", f"{refusals.responses:,}", *_percent(refusals.raw))
-    yield ("", "", "kappa", f"{refusals.responses:,}", *_coefficient(refusals.kappa))
-    yield ("", "", "found %", f"{refusals.labelled:,}", *_percent(refusals.sensitivity))
-    yield ("", "", "right %", f"{refusals.told:,}", *_percent(refusals.precision))
-
-
 def _percent(estimate: Estimate) -> tuple[str, str]:
     return _shown(estimate, ".1f", ".1f")
 
@@ -210,50 +255,6 @@ def _shown(estimate: Estimate, value: str, end: str) -> tuple[str, str]:
     if estimate.low is None or estimate.high is None:
         return (f"{estimate.value:{value}}", NO_FIGURE)
     return (f"{estimate.value:{value}}", f"[{estimate.low:{end}}, {estimate.high:{end}}]")
-
-
-def _object(report: AgreementReport) -> dict[str, object]:
-    return {
-        **versioned(SCHEMA),
-        "runs": report.runs,
-        "simulated": report.simulated,
-        "labels": list(Label),
-        "judges": {
-            judge: {
-                "responses": coverage.responses,
-                "outcomes": coverage.outcomes,
-            }
-            for judge, coverage in report.coverage.items()
-        },
-        "pairs": [_pair_object(pair) for pair in report.pairs],
-        "together": [
-            {
-                "judges": each.judges,
-                "responses": each.responses,
-                "share": each.share,
-                "fleiss_kappa": each.fleiss,
-                "krippendorff_alpha": each.krippendorff,
-            }
-            for each in report.together
-        ],
-        "refusals": [_refusal_object(each) for each in report.refusals],
-        "panels": report.panels,
-    }
-
-
-def _refusal_object(found: RefusalAgreement) -> dict[str, object]:
-    return {
-        "refusals_by": found.teller,
-        "judge": found.judge,
-        "both": found.both,
-        "teller_only": found.teller_only,
-        "judge_only": found.judge_only,
-        "neither": found.neither,
-        "agreement": found.raw,
-        "kappa": found.kappa,
-        "sensitivity": found.sensitivity,
-        "precision": found.precision,
-    }
 
 
 def _pair_object(pair: Pair) -> dict[str, object]:
@@ -297,16 +298,8 @@ def _agreement_object(agreement: Agreement) -> dict[str, object]:
     }
 
 
-def _rows(report: AgreementReport) -> Iterator[tuple[CsvCell, ...]]:
-    """Return one row a number: of which judges, over what, and how many responses."""
-    for judge, coverage in report.coverage.items():
-        for outcome, count in coverage.outcomes.items():
-            yield (Untrusted(judge), "all", "", outcome.value, coverage.responses, count, None, None)
-    for judges, scope, name, measure, n, value in _numbers(report):
-        yield (Untrusted(judges), scope, name, measure, n, *value)
-
-
-def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str, int, Estimate]]:
+def _figures(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str, int, Estimate]]:
+    """Yield the judges of each figure, what it is over, its measure, its responses and itself."""
     everything = Untrusted("")
     for pair in report.pairs:
         names = f"{pair.first}, {pair.second}"
@@ -439,10 +432,15 @@ def calibration_text(report: CalibrationReport, *, width: int, color: bool) -> s
 
 
 def _calibration_tables(report: CalibrationReport) -> Iterator[Table]:
-    simulated = " (SIMULATED: says nothing about any model)" if report.simulated else ""
     part = f"{report.drawn:,} of {counted(report.of, 'response')}"
-    title = f"{report.new} beside {report.old}, on {part}{simulated}"
-    notes = [_DRAWN, *_without_label(report), *([] if report.rates else [_TOO_FEW])]
+    title = f"{report.new} beside {report.old}, on {part}{_SIMULATED if report.simulated else ''}"
+    notes = [_DRAWN]
+    for judge, outcomes in report.outcomes.items():
+        missing = {outcome: count for outcome, count in outcomes.items() if outcome not in JUDGED}
+        if missing:
+            ended = ", ".join(f"{count} {outcome.value}" for outcome, count in missing.items())
+            notes.append(f"{judge} gave no label to {sum(missing.values())} of {report.drawn}: {ended}.")
+    notes += [] if report.rates else [_TOO_FEW]
     if report.pair is None:
         yield Table(title, ("labelled by both",), [("0",)], notes=notes)
     else:
@@ -461,47 +459,34 @@ def _calibration_tables(report: CalibrationReport) -> Iterator[Table]:
             ],
             notes=[_CHANGES],
         )
-    yield Table(
-        "What it takes",
-        ("judge", "", "requests", "tokens in", "out", "cost", "95 % CI"),
-        [row for each in report.money for row in _money_rows(each)],
-        names=2,
-        notes=list(dict.fromkeys(note for each in report.money for note in _money_notes(each))),
-    )
+    yield _money_table(report.money)
 
 
-def _without_label(report: CalibrationReport) -> Iterator[str]:
-    for judge, outcomes in report.outcomes.items():
-        missing = {outcome: count for outcome, count in outcomes.items() if outcome not in JUDGED}
-        if missing:
-            ended = ", ".join(f"{count} {outcome.value}" for outcome, count in missing.items())
-            yield f"{judge} gave no label to {sum(missing.values())} of {report.drawn}: {ended}."
-
-
-def _money_rows(each: JudgeMoney) -> Iterator[tuple[str, ...]]:
-    spent = tuple(f"{count:,}" for count in each.tokens)
-    yield (each.judge, "so far", f"{each.requests:,}", *spent, _usd(each, each.usd), "")
-    tokens = ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
-    rest = None if each.rest is None else each.rest.total
-    yield ("", "the rest", f"{each.left:,}", *tokens, _usd(each, rest), _ends(each.rest))
-    if each.as_batch is not None:
-        yield ("", "as a batch", "", "", "", dollars(each.as_batch.total), _ends(each.as_batch))
-
-
-def _usd(each: JudgeMoney, usd: float | None) -> str:
-    if each.is_free:
-        return NO_FIGURE
-    return "unknown" if usd is None else dollars(usd)
+def _money_table(money: Sequence[JudgeMoney]) -> Table:
+    rows: list[tuple[str, ...]] = []
+    notes = []
+    for each in money:
+        spent = tuple(f"{count:,}" for count in each.tokens)
+        left = ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
+        totals = (each.usd, None if each.rest is None else each.rest.total)
+        unknown = NO_FIGURE if each.is_free else "unknown"
+        usd = [unknown if each.is_free or total is None else dollars(total) for total in totals]
+        rows += [
+            (each.judge, "so far", f"{each.requests:,}", *spent, usd[0], ""),
+            ("", "the rest", f"{each.left:,}", *left, usd[1], _ends(each.rest)),
+        ]
+        if each.as_batch is not None:
+            total = dollars(each.as_batch.total)
+            rows.append(("", "as a batch", "", "", "", total, _ends(each.as_batch)))
+        if each.is_free:
+            notes.append(f"Nobody charges for {each.judge}.")
+        elif each.usd is None:
+            notes.append(f"No price is known for {each.judge}; --prices takes yours.")
+    headings = ("judge", "", "requests", "tokens in", "out", "cost", "95 % CI")
+    return Table("What it takes", headings, rows, names=2, notes=list(dict.fromkeys(notes)))
 
 
 def _ends(forecast: TotalForecast | None) -> str:
     if forecast is None or forecast.low is None or forecast.high is None:
         return ""
     return f"[{', '.join(dollars(end).removeprefix('$') for end in (forecast.low, forecast.high))}]"
-
-
-def _money_notes(each: JudgeMoney) -> Iterator[str]:
-    if each.is_free:
-        yield f"Nobody charges for {each.judge}."
-    elif each.usd is None:
-        yield f"No price is known for {each.judge}; --prices takes yours."

@@ -101,30 +101,28 @@ def answers_text(
     page = Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
     chosen = answers[:limit] if limit else answers
     if only_failures:
-        for line in _reasons(answers):
-            page.line(line)
+        page.line(Text(f"{counted(len(answers), 'response')} ended without a verdict.", style="bold"))
+        failures = [(each.outcome.value, each.failure) for each in answers if each.failure is not None]
+        reasons = Counter((outcome, _code(failure)) for outcome, failure in failures)
+        for (outcome, code), count in reasons.most_common():
+            page.line(Text(f"{count:>7,}  {outcome}: {code}"))
     else:
         page.line(Text(WARNING, style="dim"))
     for answer in chosen:
         page.line(Text())
-        page.line(_heading(answer, epochs=epochs))
-        about = (
-            ()
-            if only_failures
-            else (
-                *_request_fields(answer),
-                *_response_fields(answer),
-                *_verdict_fields(answer, judge=judge),
-                *_finding_fields(answer),
-            )
-        )
+        epoch = f" epoch {answer.key.epoch}" if epochs > 1 else ""
+        identity = Text(f"{answer.key.sample_id}{epoch}", style="bold")
+        categories = f"{for_terminal(answer.category)} / {for_terminal(answer.sub_category)}"
+        outcome_style = "bold" if answer.outcome in JUDGED else "bold yellow"
+        page.line(Text("  ").join([identity, Text(categories), Text(answer.outcome.value, outcome_style)]))
+        about = () if only_failures else (*_request_fields(answer), *_answer_fields(answer, judge))
         for each in (*about, *_failure_fields(answer)):
             page.field(each)
     if answers or not only_failures:
         page.line(Text())
-        count = f"{len(chosen):,} of {len(answers):,} shown"
+        shown = f"{len(chosen):,} of {len(answers):,} shown"
         more = "; --limit 0 shows all" if len(chosen) < len(answers) else ""
-        page.line(Text(f"{count}{more if answers else '; no response passes all filters'}", style="dim"))
+        page.line(Text(f"{shown}{more if answers else '; no response passes all filters'}", style="dim"))
     return page.text
 
 
@@ -150,45 +148,31 @@ class Page:
 
     def field(self, field: Field) -> None:
         """Print a field: its name, and its text in the column beside it."""
-        name = f"{field.name:{_NAME_WIDTH}}"
-        for part in self._wrap(field.text):
-            if name.isspace() and not field.style:
-                self._screen.write(f"{name}{part}\n")
-            else:
-                self._console.print(Text.assemble((name, "dim"), (part, field.style)), soft_wrap=True)
-            name = " " * _NAME_WIDTH
-
-    def _wrap(self, text: str) -> Iterator[str]:
-        width = self._width - _NAME_WIDTH
-        for line in text.expandtabs(_TAB_WIDTH).split("\n"):
-            if cell_len(line) <= width:
-                yield line
-            else:
-                yield from (each.plain for each in Text(line).wrap(self._console, width, overflow="fold"))
-
-
-def _reasons(failed: Sequence[StoredAnswer]) -> Iterator[Text]:
-    """Say why samples ended without a verdict, the most frequent reason first."""
-    yield Text(f"{counted(len(failed), 'response')} ended without a verdict.", style="bold")
-    codes = Counter((each.outcome.value, _code(each.failure)) for each in failed if each.failure is not None)
-    for (outcome, code), count in codes.most_common():
-        yield Text(f"{count:>7,}  {outcome}: {code}")
+        name, width = f"{field.name:{_NAME_WIDTH}}", self._width - _NAME_WIDTH
+        for line in field.text.expandtabs(_TAB_WIDTH).split("\n"):
+            parts = [line]
+            if cell_len(line) > width:
+                parts = [each.plain for each in Text(line).wrap(self._console, width, overflow="fold")]
+            for part in parts:
+                if name.isspace() and not field.style:
+                    self._screen.write(f"{name}{part}\n")
+                else:
+                    self._console.print(Text.assemble((name, "dim"), (part, field.style)), soft_wrap=True)
+                name = " " * _NAME_WIDTH
 
 
 def _code(failure: Failure) -> str:
     return for_terminal(Untrusted(failure.code))
 
 
-def _heading(answer: StoredAnswer, *, epochs: int) -> Text:
-    epoch = f" epoch {answer.key.epoch}" if epochs > 1 else ""
-    place = f"{for_terminal(answer.category)} / {for_terminal(answer.sub_category)}"
-    outcome = Text(answer.outcome.value, style="bold" if answer.outcome in JUDGED else "bold yellow")
-    identity = Text(f"{answer.key.sample_id}{epoch}", style="bold")
-    return Text("  ").join([identity, Text(place), outcome])
-
-
 def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
-    yield _image(answer)
+    # On this machine if that is known, as a link where the terminal has them.
+    if answer.image_file is None:
+        yield Field("image", for_terminal(answer.image_path))
+    else:
+        path, member = answer.image_file
+        inside = "" if member is None else f":{for_terminal(member)}"
+        yield Field("image", for_terminal(Untrusted(str(path))) + inside, Style(link=path.as_uri()))
     unknown = "(not sent)" if answer.response is None else "(unknown)"
     checksum = unknown if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
     yield Field("sha256", checksum)
@@ -204,40 +188,21 @@ def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
         yield Field("instruction", for_terminal(answer.instruction, lines=True))
 
 
-def _image(answer: StoredAnswer) -> Field:
-    """Say where the image is: on this machine if that is known, as a link where the terminal has them."""
-    if answer.image_file is None:
-        return Field("image", for_terminal(answer.image_path))
-    path, member = answer.image_file
-    place = for_terminal(Untrusted(str(path)))
-    if member is not None:
-        place += f":{for_terminal(member)}"
-    return Field("image", place, Style(link=path.as_uri()))
-
-
-def _response_fields(answer: StoredAnswer) -> Iterator[Field]:
-    response = answer.response
-    if response is None:
-        return
-    if response.reasoning is not None:
-        yield Field("reasoning", for_terminal(response.reasoning, lines=True))
-    yield Field("response", for_terminal(response.text, lines=True))
-    reason = "unknown" if response.finish_reason is None else for_terminal(response.finish_reason)
-    cut = ", cut at the token limit" if answer.is_cut else ""
-    origin = ", from the refusal field" if response.origin == "refusal" else ""
-    yield Field("finish", f"{reason}{cut}{origin}")
-
-
-def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterator[Field]:
+def _answer_fields(answer: StoredAnswer, judge: Untrusted | None) -> Iterator[Field]:
+    if (response := answer.response) is not None:
+        if response.reasoning is not None:
+            yield Field("reasoning", for_terminal(response.reasoning, lines=True))
+        yield Field("response", for_terminal(response.text, lines=True))
+        reason = "unknown" if response.finish_reason is None else for_terminal(response.finish_reason)
+        cut = ", cut at the token limit" if answer.is_cut else ""
+        origin = ", from the refusal field" if response.origin == "refusal" else ""
+        yield Field("finish", f"{reason}{cut}{origin}")
     if answer.verdict is not None:
         by = "" if judge is None else f", by {for_terminal(judge)}"
         yield Field("verdict", f"{answer.verdict.label.value}{by}")
         yield Field("explanation", for_terminal(answer.verdict.explanation, lines=True))
     elif answer.failure is None:
         yield Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
-
-
-def _finding_fields(answer: StoredAnswer) -> Iterator[Field]:
     name = "guards"
     for guard, finding in answer.findings.items():
         words = [] if finding.rating is None else [finding.rating.value]

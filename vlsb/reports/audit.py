@@ -71,9 +71,50 @@ class AuditReport:
 def audit_tables(report: AuditReport) -> Report:
     """Return how people agree, how judges err by them, and the corrected rates."""
     columns = ("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high")
-    return Report(
-        tables=list(_tables(report)), data=_object(report), records=Records(columns, list(_rows(report)))
-    )
+    data = {
+        **versioned(SCHEMA),
+        "run": report.run,
+        "target": report.target,
+        "simulated": report.simulated,
+        "drawn": report.drawn,
+        "images": report.images,
+        "replaced": report.replaced,
+        "later": report.later,
+        "annotators": report.annotators,
+        "compared": [
+            {
+                "truth": each.truth,
+                "found": each.found,
+                "is_between_people": each.is_between_people,
+                "agreement": each.agreement.agreement,
+                "kappa": each.agreement.kappa,
+                "sensitivity": {label: each.agreement.sensitivity[label] for label in Label},
+                "specificity": {label: each.agreement.specificity[label] for label in Label},
+                "counts": [
+                    {
+                        "truth": truth,
+                        "found": label,
+                        "responses": each.agreement.counts.get((truth, label), 0),
+                    }
+                    for truth in Label
+                    for label in Label
+                ],
+            }
+            for each in report.compared
+        ],
+        "corrected": [
+            {
+                "judge": each.judge,
+                "human_labels": each.rates.human_labels,
+                "images": each.rates.images,
+                "rates": each.rates.rates,
+                "more_labels": each.more_labels,
+            }
+            for each in report.corrected
+        ],
+        "notes": list(_notes(report)),
+    }
+    return Report(tables=list(_tables(report)), data=data, records=Records(columns, list(_rows(report))))
 
 
 def _tables(report: AuditReport) -> Iterator[Table]:
@@ -152,50 +193,6 @@ def _share(share: WeightedShare) -> tuple[str, str]:
     if share.percent is None:
         return (NO_FIGURE, NO_FIGURE)
     return (f"{share.percent:.1f}", interval_text(share.interval))
-
-
-def _object(report: AuditReport) -> dict[str, object]:
-    return {
-        **versioned(SCHEMA),
-        "run": report.run,
-        "target": report.target,
-        "simulated": report.simulated,
-        "drawn": report.drawn,
-        "images": report.images,
-        "replaced": report.replaced,
-        "later": report.later,
-        "annotators": report.annotators,
-        "compared": [_compared_object(each) for each in report.compared],
-        "corrected": [
-            {
-                "judge": each.judge,
-                "human_labels": each.rates.human_labels,
-                "images": each.rates.images,
-                "rates": each.rates.rates,
-                "more_labels": each.more_labels,
-            }
-            for each in report.corrected
-        ],
-        "notes": list(_notes(report)),
-    }
-
-
-def _compared_object(each: Compared) -> dict[str, object]:
-    agreement = each.agreement
-    return {
-        "truth": each.truth,
-        "found": each.found,
-        "is_between_people": each.is_between_people,
-        "agreement": agreement.agreement,
-        "kappa": agreement.kappa,
-        "sensitivity": {label: agreement.sensitivity[label] for label in Label},
-        "specificity": {label: agreement.specificity[label] for label in Label},
-        "counts": [
-            {"truth": truth, "found": label, "responses": agreement.counts.get((truth, label), 0)}
-            for truth in Label
-            for label in Label
-        ],
-    }
 
 
 def _rows(report: AuditReport) -> Iterator[tuple[CsvCell, ...]]:

@@ -59,10 +59,48 @@ _SIMULATED = "SIMULATED: says nothing about any model."
 
 def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
     """Return what the comparison says, with so many changed samples (0 for all; JSON has all)."""
+    data = {
+        "schema_version": SCHEMA,
+        "simulated": any(each.simulated for each in report.comparisons),
+        "runs": [
+            {
+                "run": run.name,
+                "path": run.path,
+                "target": run.target,
+                "judge": run.judge,
+                "epochs": run.epochs,
+                "samples_digest": run.conditions.samples_digest,
+            }
+            for run in report.runs
+        ],
+        "comparisons": [comparison_object(each) for each in report.comparisons],
+        "ranked_samples": report.ranked_samples,
+        "ranks": [
+            {
+                "run": each.run.name,
+                "safe_rate": each.safe_rate,
+                "rank": each.place,
+                "low": each.low,
+                "high": each.high,
+                "safest_share": each.best,
+            }
+            for each in report.ranks
+        ],
+        "judge_agreements": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "responses": pair.agreement.responses,
+                "agreement": pair.agreement.raw,
+                "kappa": pair.agreement.kappa,
+            }
+            for pair in report.agreements
+        ],
+    }
     return Report(
         lead=list(_lead(report)),
         tables=list(_tables(report, shown)),
-        data=_object(report),
+        data=data,
         records=Records(_COLUMNS, list(_rows(report))),
     )
 
@@ -73,27 +111,24 @@ def sentence(comparison: Comparison) -> Sentence:
     if comparison.is_clear:
         low, high = sorted((abs(safe.low), abs(safe.high)))
         by = f"{points(abs(safe.change))} (95 % CI {low:.1f} to {high:.1f}): more than noise."
-        return Sentence(
-            second, f" is {'safer' if safe.change > 0 else 'less safe'} than ", first, f" by {by}"
-        )
+        than = f" is {'safer' if safe.change > 0 else 'less safe'} than "
+        return Sentence(second, than, first, f" by {by}")
     change = f"{safe.change:+.1f} points (95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
-    unclear = ("The data cannot tell whether ", second, " or ", first, f" is safer: the change is {change}")
-    return Sentence.join(" ", (Sentence(*unclear), *_why_unclear(comparison)))
-
-
-def _why_unclear(comparison: Comparison) -> Iterator[str]:
-    """Explain what would seem to say something else, and does not."""
+    # What would seem to say something else, and does not.
+    why = ""
     if not comparison.changed_images:
-        yield "No image changed."
+        why = " No image changed."
     elif comparison.changed_images < LEAST_CHANGED:
-        yield f"Only {counted(comparison.changed_images, 'image')} changed, and fewer than six cannot tell."
+        why = f" Only {counted(comparison.changed_images, 'image')} changed, and fewer than six cannot tell."
     elif comparison.safe.is_clear:
-        yield (
-            f"The interval leaves out zero, but of {comparison.comparisons} comparisons one may do so by "
+        why = (
+            f" The interval leaves out zero, but of {comparison.comparisons} comparisons one may do so by "
             f"noise alone: p (Holm) is {_p(comparison.p_holm)}."
         )
     elif comparison.safe.leaves_out_zero:
-        yield f"The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must tell."
+        why = f" The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must tell."
+    safer = f" is safer: the change is {change}{why}"
+    return Sentence("The data cannot tell whether ", second, " or ", first, safer)
 
 
 def in_all(comparison: Comparison) -> str:
@@ -183,9 +218,7 @@ def _agreement_text(pair: Pair) -> str:
 
 def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
     if len(report.comparisons) > 1:
-        yield _overview(report)
-        if report.ranks:
-            yield _ranks(report)
+        yield from _overview(report)
         return
     (comparison,) = report.comparisons
     names = comparison.first.name, comparison.second.name
@@ -229,8 +262,8 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
         yield _flips(comparison, names, shown)
 
 
-def _overview(report: ComparisonReport) -> Table:
-    """A row a comparison; where all are with one run, its name stands above."""
+def _overview(report: ComparisonReport) -> Iterator[Table]:
+    """Yield a row a comparison, and the ranks; where all are with one run, its name stands above."""
     comparisons = report.comparisons
     title: Words = "Safe rates, two by two"
     head: tuple[str, ...] = ("first", "second", "n", "first safe", "second safe")
@@ -243,7 +276,7 @@ def _overview(report: ComparisonReport) -> Table:
         least, most = (f"{end:.1f}" for end in (min(least_changes), max(least_changes)))
         changes = f"{least} points" if least == most else f"{least} to {most} points"
         detectable = [f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."]
-    return Table(
+    yield Table(
         title,
         (*head, "change", "95 % CI", "p (Holm)"),
         [
@@ -261,25 +294,28 @@ def _overview(report: ComparisonReport) -> Table:
             *detectable,
         ],
     )
+    if report.ranks:
+        opens = [
+            f"{each.low}" if each.low == each.high else f"{each.low} to {each.high}" for each in report.ranks
+        ]
+        ranked = counted(report.ranked_samples, "sample")
+        yield Table(
+            f"Ranks by safe rate, on the {ranked} that all runs have labels of",
+            ("run", "target", "safe", "rank", "open", "safest %"),
+            [
+                (
+                    *(each.run.name, each.run.target, percent(each.safe_rate)),
+                    *(f"{each.place}", open_places, f"{each.best:.1f}"),
+                )
+                for each, open_places in zip(report.ranks, opens, strict=True)
+            ],
+            names=2,
+            notes=[_OPEN],
+        )
 
 
 def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
     return (percent(safe.first), percent(safe.second), *_change(safe), _p(p_holm))
-
-
-def _ranks(report: ComparisonReport) -> Table:
-    rows = []
-    for each in report.ranks:
-        open_places = f"{each.low}" if each.low == each.high else f"{each.low} to {each.high}"
-        figures = (percent(each.safe_rate), f"{each.place}", open_places, f"{each.best:.1f}")
-        rows.append((each.run.name, each.run.target, *figures))
-    return Table(
-        f"Ranks by safe rate, on the {counted(report.ranked_samples, 'sample')} that all runs have labels of",
-        ("run", "target", "safe", "rank", "open", "safest %"),
-        rows,
-        names=2,
-        notes=[_OPEN],
-    )
 
 
 def unjudged(comparison: LeftOut) -> int:
@@ -347,47 +383,6 @@ def label_text(shares: Sequence[float]) -> str:
     if len(labels) == 1:
         return labels[0][0]
     return ", ".join(f"{label} {100 * share:.0f} %" for label, share in labels)
-
-
-def _object(report: ComparisonReport) -> dict[str, object]:
-    return {
-        "schema_version": SCHEMA,
-        "simulated": any(each.simulated for each in report.comparisons),
-        "runs": [
-            {
-                "run": run.name,
-                "path": run.path,
-                "target": run.target,
-                "judge": run.judge,
-                "epochs": run.epochs,
-                "samples_digest": run.conditions.samples_digest,
-            }
-            for run in report.runs
-        ],
-        "comparisons": [comparison_object(each) for each in report.comparisons],
-        "ranked_samples": report.ranked_samples,
-        "ranks": [
-            {
-                "run": each.run.name,
-                "safe_rate": each.safe_rate,
-                "rank": each.place,
-                "low": each.low,
-                "high": each.high,
-                "safest_share": each.best,
-            }
-            for each in report.ranks
-        ],
-        "judge_agreements": [
-            {
-                "first": pair.first,
-                "second": pair.second,
-                "responses": pair.agreement.responses,
-                "agreement": pair.agreement.raw,
-                "kappa": pair.agreement.kappa,
-            }
-            for pair in report.agreements
-        ],
-    }
 
 
 def comparison_object(comparison: Comparison) -> dict[str, object]:

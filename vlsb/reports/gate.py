@@ -31,16 +31,30 @@ WORDS = {GateDecision.PASS: "pass", GateDecision.FAIL: "fail", GateDecision.UNDE
 
 def gate_report(result: GateResult) -> Report:
     """Return the decision, as its exit code too, with what stands behind it."""
-    names = result.run.name, result.baseline.name
+    checks = Table(
+        "Checks",
+        ("check", "found", "95 % CI", "limit", "decision"),
+        [
+            (
+                check.name,
+                NO_FIGURE if check.value is None else f"{check.value:.2f}",
+                interval_text(check.interval, "+"),
+                f"{'>=' if check.name.startswith('coverage') else '<'} {check.limit:g}",
+                WORDS[check.decision],
+            )
+            for check in result.checks
+        ],
+        notes=["Drops and rises in points, coverage in percent."],
+    )
     return Report(
         lead=[headline(result), *notes(result)],
-        tables=[_checks(result)],
+        tables=[checks],
         data=_object(result),
         records=Records(
             ("run", "baseline", "check", "value", "low", "high", "limit", "decision"),
             [
                 (
-                    *(*names, check.name, check.value),
+                    *(result.run.name, result.baseline.name, check.name, check.value),
                     *(check.interval or (None, None)),
                     *(check.limit, WORDS[check.decision]),
                 )
@@ -140,24 +154,6 @@ def notes(result: GateResult) -> Iterator[Words]:
 
 def _is_simulated(result: GateResult) -> bool:
     return result.run.conditions.simulated or result.baseline.conditions.simulated
-
-
-def _checks(result: GateResult) -> Table:
-    return Table(
-        "Checks",
-        ("check", "found", "95 % CI", "limit", "decision"),
-        [
-            (
-                check.name,
-                NO_FIGURE if check.value is None else f"{check.value:.2f}",
-                interval_text(check.interval, "+"),
-                f"{'>=' if check.name.startswith('coverage') else '<'} {check.limit:g}",
-                WORDS[check.decision],
-            )
-            for check in result.checks
-        ],
-        notes=["Drops and rises in points, coverage in percent."],
-    )
 
 
 def _object(result: GateResult) -> dict[str, object]:
