@@ -106,7 +106,10 @@ def differences(first: Conditions, second: Conditions) -> Differences:
     """Return how `second` differs from `first`."""
     judges, snapshots = _judges(first.judge, second.judge)
     # Another judge says itself what else it does.
-    before, after = (each.deviations | _judge_deviations(each, judges is None) for each in (first, second))
+    before, after = (
+        each.deviations | each.judge.deviations if judges is None and each.judge else each.deviations
+        for each in (first, second)
+    )
     return Differences(
         **_samples(first.samples, second.samples),
         deviations_first=tuple(sorted(before - after)),
@@ -163,10 +166,6 @@ def _judges(
         return (first, second), None
     are_known = first.models and second.models
     return None, (first.models, second.models) if are_known and first.models != second.models else None
-
-
-def _judge_deviations(run: Conditions, counts: bool) -> frozenset[Untrusted]:
-    return run.judge.deviations if counts and run.judge is not None else frozenset()
 
 
 def _sha256(lines: Iterable[str]) -> str:

@@ -300,7 +300,9 @@ class Admission:
             self.context.traffic.require_open()
             free, obstacles = self._look_around(attempts)
             if free:
-                return self._least_loaded(free, attempts).depart(attempts)
+                # The one with fewest requests in flight; a request that failed tries another one first.
+                chosen = min(free, key=lambda each: (each is attempts.replica, each.in_flight, each.sent))
+                return chosen.depart(attempts)
             if not obstacles:
                 return None
             # A connection comes back first.
@@ -336,12 +338,6 @@ class Admission:
                 else:
                     obstacles[replica] = obstacle
         return free, obstacles
-
-    def _least_loaded(self, free: Sequence[Replica], attempts: Attempts) -> Replica:
-        """Choose the replica with fewest requests in flight; a request that failed tries another first."""
-        if len(free) == 1:
-            return free[0]
-        return min(free, key=lambda each: (each is attempts.replica, each.in_flight, each.sent))
 
     async def make_room(self, attempts: Attempts, size: int) -> Callable[[], None]:
         """Wait for room in memory for a body of `size` bytes; what is returned gives it back, once."""
@@ -428,23 +424,20 @@ class Admission:
         Raises GapsError where so much is not left, unless it was sent, and ConfigError where nobody can tell.
         """
         spending = self.context.traffic.spending
-        usd = 0.0 if spending.most_usd is None else self._most_batch_usd(draft)
+        usd = 0.0
+        if spending.most_usd is not None and self._price is not None:
+            text_tokens, output_tokens = draft.most_tokens()
+            if output_tokens is None:
+                raise ConfigError(
+                    f"{self._name}: its requests have no max_tokens, so nobody knows what a batch may cost, "
+                    "and --max-cost cannot be held. Give them one, or use --max-requests instead."
+                )
+            usd = self._price.most_batch_usd(text_tokens, output_tokens, has_image=draft.has_image)
         if not is_sent:
             spending.require_left(usd)
             spending.requests += 1
         spending.reserved_usd += usd
         return usd
-
-    def _most_batch_usd(self, draft: Draft) -> float:
-        if self._price is None:
-            return 0.0
-        text_tokens, output_tokens = draft.most_tokens()
-        if output_tokens is None:
-            raise ConfigError(
-                f"{self._name}: its requests have no max_tokens, so nobody knows what a batch may cost, and "
-                "--max-cost cannot be held. Give them one, or use --max-requests instead."
-            )
-        return self._price.most_batch_usd(text_tokens, output_tokens, has_image=draft.has_image)
 
     def _count_tokens(self, usage: Usage, *, is_answer: bool, unsaid_tokens: int = 0) -> None:
         self._used += usage

@@ -46,7 +46,6 @@ from vlsb.errors import (
     ImageChangedError,
     ImageError,
     UnknownModelError,
-    VlsbError,
     machine_lack,
 )
 from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, Usage, is_cut
@@ -322,22 +321,23 @@ class EndpointClient:
         )
 
     async def _give_up(self, decision: Decision, attempts: Attempts) -> None:
-        """Give up a replica that refuses everything. Raises what ends the run if no other is left."""
-        assert isinstance(attempts.replica, Replica)
-        if self.admission.has(attempts.replica):
-            self._context.traffic.is_doomed |= self.admission.is_last(attempts.replica)
-            self.admission.give_up(attempts.replica, await self._fatal(decision, attempts))
+        """Give up a replica that refuses everything. Raises what ends the run if no other is left.
 
-    async def _fatal(self, decision: Decision, attempts: Attempts) -> VlsbError:
-        """Return what ends the run; for an unknown model or address with what the endpoint has instead."""
-        replica = attempts.replica if isinstance(attempts.replica, Replica) else self.admission.replicas[0]
+        That says of an unknown model or address what the endpoint has instead.
+        """
+        replica = attempts.replica
+        assert isinstance(replica, Replica)
+        if not self.admission.has(replica):
+            return
+        self._context.traffic.is_doomed |= self.admission.is_last(replica)
         names: list[str] = []
         better_url = None
         if decision.error is UnknownModelError:
             names = _model_names(await _reply(replica.http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
             url = replica.party.endpoint.base_url
             better_url = None if names else await _url_with_version(replica.http, url)
-        return fatal_error(decision, replica.party, names, self._redactor, better_url=better_url)
+        error = fatal_error(decision, replica.party, names, self._redactor, better_url=better_url)
+        self.admission.give_up(replica, error)
 
     def _adapt(self, decision: Decision, *, sends_schema: bool) -> bool:
         """Tell whether the preflight learned by this how the endpoint wants to be asked."""
@@ -415,21 +415,18 @@ def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialec
     if decision.param == "max_tokens" and dialect.tokens_field == "max_tokens":
         return replace(dialect, tokens_field="max_completion_tokens")
     words = decision.message.expose()
-    field = decision.param or _named_field(words)
+    field = decision.param
+    # Anthropic names the field in words alone.
+    if not field and _EITHER_FIELD.search(words):
+        field = "top_p"
+    elif not field and (match := _REFUSED_FIELD.search(words)):
+        field = match[1]
     if field in OPTIONAL_FIELDS and field not in dialect.unsent:
         return replace(dialect, unsent=(*dialect.unsent, field))
     names_schema = decision.param.startswith("response_format") or _STRUCTURED_WORDS.search(words)
     if sends_schema and dialect.structured and names_schema:
         return replace(dialect, structured=False)
     return None
-
-
-def _named_field(words: str) -> str:
-    """Return the sampling field that a refusal names in words alone, as Anthropic's does; else empty."""
-    if _EITHER_FIELD.search(words):
-        return "top_p"
-    match = _REFUSED_FIELD.search(words)
-    return match[1] if match else ""
 
 
 async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:

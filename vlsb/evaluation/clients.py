@@ -241,14 +241,19 @@ def _connection_limits(
 
     Their ceilings are lowered to what the process may open.
     """
-    shares_of = {
-        name: [_share(settings.max_connections, n, counts[name]) for n in range(counts[name])]
-        for name, settings in models.items()
-    }
+    shares_of: dict[str, list[int | None]] = {}
+    for name, settings in models.items():
+        total, count = settings.max_connections, counts[name]
+        each_at_least_one = ((total or 0) // count + (n < (total or 0) % count) for n in range(count))
+        shares_of[name] = [None if total is None else max(1, share) for share in each_at_least_one]
     ceilings = [each or MOST_CONNECTIONS for shares in shares_of.values() for each in shares]
-    allowed = _allowed_connections(sum(ceilings))
     most = max(ceilings, default=MOST_CONNECTIONS)
-    if allowed < sum(ceilings):
+    needed = sum(ceilings) + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if (allowed := soft - _SPARE_DESCRIPTORS) < sum(ceilings):
         most = max(1, allowed // len(ceilings))
         say(f"This system allows few open files: at most {most} connections an endpoint (see `ulimit -n`).")
     return {
@@ -263,19 +268,3 @@ def _connection_limits(
         ]
         for name, shares in shares_of.items()
     }
-
-
-def _share(total: int | None, number: int, count: int) -> int | None:
-    """Return a replica's part of the connections that all may have: at least one each."""
-    return None if total is None else max(1, total // count + (number < total % count))
-
-
-def _allowed_connections(wanted: int) -> int:
-    """Return how many of the wanted sockets the process may open, after raising the soft limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _SPARE_DESCRIPTORS
-    if soft < needed:
-        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        soft = raised
-    return soft - _SPARE_DESCRIPTORS

@@ -271,22 +271,18 @@ class Pipeline:
         with self._accounting("target", work, None):
             reply = await self._target.respond(work.sample, work.epoch, work.image)
         if isinstance(reply, Ended):
-            self._fail_target(work, reply)
-            return None
+            failure = reply.failure(work.key, _ENDINGS[reply.decision.ends_as])
+            if reply.changed is None:
+                self._fail("target", failure)
+                return None
+            if failure.attempts:
+                # What earlier attempts sent binds the next session too.
+                self._store.add_failure(failure, None)
+            raise reply.changed
         self._store.add_response(reply)
         self._got_through("target")
         self._on_outcome(work.key, Outcome.NOT_JUDGED, None)
         return reply
-
-    def _fail_target(self, work: SampleWork, ended: Ended) -> None:
-        failure = ended.failure(work.key, _ENDINGS[ended.decision.ends_as])
-        if ended.changed is None:
-            self._fail("target", failure)
-            return
-        if failure.attempts:
-            # What earlier attempts sent binds the next session too.
-            self._store.add_failure(failure, None)
-        raise ended.changed
 
     async def assess(self, name: str, work: SampleWork, response: Response) -> None:
         """Have one judge label a response, and store what it says."""

@@ -97,7 +97,7 @@ async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Re
 
     An endpoint without a model's name is asked for its only one.
     """
-    target = await _identified(options)
+    target = await threaded(NamedTarget.identified)(options)
     if target.is_local and options.replicas > 1 and options.keep_server:
         raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
     refuse_keys(options, environment)
@@ -112,11 +112,6 @@ async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Re
         except VlsbError as error:
             problems.add(error)
     return await _resolve_run(options, environment, target, problems)
-
-
-@threaded
-def _identified(options: RunOptions) -> NamedTarget:
-    return NamedTarget.identified(options)
 
 
 # Templates and the data set's folder are read from disks that may take their time.

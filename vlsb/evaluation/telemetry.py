@@ -243,18 +243,17 @@ def find_limit(profile: Profile) -> Limit | None:
         return _rate(stage, profile, share)
     process, loop = profile.clocks.cpu_s / main_s, profile.clocks.loop_cpu_s / main_s
     # One loop can use no more than one core.
-    is_busy = loop >= BUSY_LOOP or process >= BUSY_PROCESS
-    if is_busy or (is_blocked and _is_late(profile.models[stage], main_s)):
+    is_busy, model = loop >= BUSY_LOOP or process >= BUSY_PROCESS, profile.models[stage]
+    # Requests may wait for this process: for their turn, or for their bodies to be built.
+    is_late = (
+        _bodies_s(model)[0] >= model.timings.request.mean_s
+        or model.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
+    )
+    if is_busy or (is_blocked and is_late):
         helps = " Try --transport auto." if profile.transport == "httpx" else ""
         line = f"Limited by the processor: vlsb got {100 * process:.0f} % of a core.{helps}"
         return Limit("processor", None, process, line)
     return _connections(stage, profile, share) if is_blocked else _latency(profile)
-
-
-def _is_late(model: ModelTimings, main_s: float) -> bool:
-    """Return whether requests waited for this process: for their turn, or for their bodies to be built."""
-    building_s, _ = _bodies_s(model)
-    return building_s >= model.timings.request.mean_s or model.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
 
 
 def _bodies_s(model: ModelTimings) -> tuple[float, float]:

@@ -203,6 +203,9 @@ def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
         "schema" in document and answers is not Answers.LABELS
     ):
         raise ConfigError(f"{place}: schema can be labels, for a judge of labels.")
+    cap = document.get("response_cap")
+    if cap is not None and (answers is not Answers.LABELS or type(cap) is not int or cap < 2):
+        raise ConfigError(f"{place}: response_cap is a number of characters, for a judge of labels.")
     return JudgeKind(
         name=name.replace("-", "_"),
         answers=answers,
@@ -213,7 +216,7 @@ def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
         has_schema="schema" in document,
         sees=tuple(sees),
         read_on=str(document.get("read_on", "")),
-        response_cap=_response_cap(document, answers, place),
+        response_cap=cap,
         **texts,
     )
 
@@ -259,13 +262,6 @@ def _template(
     if missing := template.lacks(name for name in sees if name != "image"):
         raise ConfigError(f"{place}: {' and '.join(missing)} missing in the template.")
     return template
-
-
-def _response_cap(found: Mapping[str, Any], answers: Answers, place: str) -> int | None:
-    cap = found.get("response_cap")
-    if cap is not None and (answers is not Answers.LABELS or type(cap) is not int or cap < 2):
-        raise ConfigError(f"{place}: response_cap is a number of characters, for a judge of labels.")
-    return cap
 
 
 def _sampling(found: object, place: str) -> Sampling:

@@ -69,10 +69,7 @@ def parse_verdict(text: Untrusted, *, allow_fence: bool = False) -> Reading:
         raise UnreadableVerdict("not a JSON object")
     if set(document) != {"label", "label_str", "explanation"}:
         raise UnreadableVerdict("its keys are not label, label_str and explanation")
-    return _reading(document["label"], document["label_str"], document["explanation"])
-
-
-def _reading(number: object, words: object, explanation: object) -> Reading:
+    number, words, explanation = document["label"], document["label_str"], document["explanation"]
     if type(number) is not int or not 1 <= number <= len(LABEL_STRINGS):
         raise UnreadableVerdict("label is not 1, 2 or 3")
     if not isinstance(words, str) or words not in _LABELS:

@@ -129,6 +129,8 @@ class ExportedRun:
 
 TABLE = "data/responses.parquet"
 
+_SIMULATED = "**SIMULATED**: a simulator wrote this. The numbers mean nothing."
+_CONTENT_WARNING = "**Content warning**: models wrote these texts about harmful pairs of image and text."
 _ABOUT = {
     "instruction_id": "the sample of [VLSBench](https://huggingface.co/datasets/Foreshhh/vlsbench)",
     "epoch": "which of the sample's responses, from 1",
@@ -197,13 +199,16 @@ def _reason(run: ExportedRun, reason: Untrusted | None) -> str | None:
 def hub_card(run: ExportedRun) -> str:
     """Write the README of the data set: YAML for the Hub, the numbers, and what is and is not in it."""
     target = run.summaries[0].target
+    is_whole = run.redaction is Redaction.NONE
+    summaries = run.summaries if is_whole else [with_known_words(each) for each in run.summaries]
     return "\n".join(
         [
             *("---", *_front_matter(run), "---", ""),
             f"# VLSBench responses of {for_markdown(target)}",
             "",
-            *_warnings(run),
-            to_markdown(_summaries(run)).replace("## ", "### ").rstrip(),
+            *([_SIMULATED, ""] if any(each.simulated for each in run.summaries) else ()),
+            *([_CONTENT_WARNING, ""] if run.redaction is not Redaction.RESPONSES else ()),
+            to_markdown(summaries).replace("## ", "### ").rstrip(),
             *("", "## Columns", "", "| column | what it is |", "| :-- | :-- |"),
             *(f"| `{name}` | {what} |" for name, what in _ABOUT.items()),
             *("", "## What is not here", "", f"- {_LEFT[run.redaction]}"),
@@ -217,12 +222,6 @@ def hub_card(run: ExportedRun) -> str:
             "",
         ]
     )
-
-
-def _summaries(run: ExportedRun) -> Sequence[Summary]:
-    if run.redaction is Redaction.NONE:
-        return run.summaries
-    return [with_known_words(each) for each in run.summaries]
 
 
 def _front_matter(run: ExportedRun) -> list[str]:
@@ -247,15 +246,3 @@ def _front_matter(run: ExportedRun) -> list[str]:
         "- config_name: default",
         f"  data_files: {TABLE}",
     ]
-
-
-def _warnings(run: ExportedRun) -> list[str]:
-    lines = []
-    if any(each.simulated for each in run.summaries):
-        lines += ["**SIMULATED**: a simulator wrote this. The numbers mean nothing.", ""]
-    if run.redaction is not Redaction.RESPONSES:
-        lines += [
-            "**Content warning**: models wrote these texts about harmful pairs of image and text.",
-            "",
-        ]
-    return lines

@@ -128,20 +128,17 @@ def _message(run: ExportedRun, answer: StoredAnswer) -> Json:
 
 def _output(run: ExportedRun, answer: StoredAnswer, message: Json) -> Json:
     response = answer.response
-    choice = {"message": message, "stop_reason": _stop_reason(answer)}
+    reason = None if response is None else response.finish_reason
+    stop = "unknown" if reason is None else _STOPS.get(for_json(reason).lower(), "unknown")
+    if answer.outcome is Outcome.TARGET_BLOCKED:
+        stop = "content_filter"
+    choice = {"message": message, "stop_reason": stop}
     output: Json = {"model": for_json(run.summaries[0].target), "choices": [choice]}
     if response is not None:
         output |= _usage(response)
         if response.latency_s is not None:
             output["time"] = response.latency_s
     return output
-
-
-def _stop_reason(answer: StoredAnswer) -> str:
-    if answer.outcome is Outcome.TARGET_BLOCKED:
-        return "content_filter"
-    reason = None if answer.response is None else answer.response.finish_reason
-    return "unknown" if reason is None else _STOPS.get(for_json(reason).lower(), "unknown")
 
 
 def _usage(response: Response) -> Json:
@@ -199,7 +196,8 @@ def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root:
     document = {
         # Whoever reads these files counts the labels again, and those of a drawn part give no rate.
         "stats": {
-            name: _percent(getattr(summary.rates, name)) if summary.part is None else None for name in _STATS
+            name: None if summary.part is not None or rate is None else round(rate, 2)
+            for name, rate in ((name, getattr(summary.rates, name)) for name in _STATS)
         },
         "logs": [_log(answer, response, verdict, data_root) for answer, response, verdict in labelled],
         "vlsb": _ours(summary, [answer for answer, _, _ in labelled]),
@@ -215,10 +213,6 @@ def missing_questions(answers: Sequence[StoredAnswer]) -> str | None:
     if missing == 0:
         return None
     return f"question is null in {counted(missing, 'log')}: pass --data-root with the data set of the run."
-
-
-def _percent(rate: float | None) -> float | None:
-    return None if rate is None else round(rate, 2)
 
 
 def _log(

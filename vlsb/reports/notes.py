@@ -342,10 +342,14 @@ class RowMarks:
         for place in self.differing:
             why = Sentence.join("; ", self.reasons(place))
             others.setdefault(why, []).append(row_name(self.summaries, place))
+        heading: Words = ""
+        if self.reference is not None:
+            name = row_name(self.summaries, self.reference)
+            heading = Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
         notes = [
-            Note(sign, heading, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
-            for sign, heading, by_reason in (
-                (DAGGER, self._heading(), others),
+            Note(sign, above, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
+            for sign, above, by_reason in (
+                (DAGGER, heading, others),
                 (DOUBLE_DAGGER, PARTS, parts),
             )
         ]
@@ -355,12 +359,6 @@ class RowMarks:
         """Return how a row differs from the reference, the weightiest first, each in a few words."""
         differs = self.differing.get(place)
         return [] if differs is None else list(reasons(differs))
-
-    def _heading(self) -> Words:
-        if self.reference is None:
-            return ""
-        name = row_name(self.summaries, self.reference)
-        return Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
 
 
 def mark(summaries: Sequence[Summary]) -> RowMarks:

@@ -321,20 +321,13 @@ def parities_of(runs: Mapping[Path, str | None]) -> list[Parity]:
     published = load_published()
     for run in runs:
         require_vlsbench(run, read_manifest(run), "--paper")
-    return [
-        Parity(
-            summary=summary,
-            manifest=manifest,
-            judge=judge,
-            published=published,
-            results=_published_of(manifest, published),
+    parities = []
+    for manifest, judge, summary in judged_runs(runs):
+        # A target is found by its weights where it was served here, else by its name.
+        weights = manifest.settings.get("engine.weights")
+        name = manifest.settings.get("model") if weights is None else weights.get("hub")
+        results = published.find(name) if isinstance(name, str) else []
+        parities.append(
+            Parity(summary=summary, manifest=manifest, judge=judge, published=published, results=results)
         )
-        for manifest, judge, summary in judged_runs(runs)
-    ]
-
-
-def _published_of(manifest: Manifest, published: Published) -> list[PublishedResult]:
-    """Find what is published of a run's target: by its weights where it was served here, else by its name."""
-    weights = manifest.settings.get("engine.weights")
-    name = manifest.settings.get("model") if weights is None else weights.get("hub")
-    return published.find(name) if isinstance(name, str) else []
+    return parities

@@ -487,7 +487,12 @@ def draw(
     elif kind == "agreement":
         drawn = _agreement(runs, form, inches)
     elif kind == "steps":
-        drawn = _steps(runs, judge, form, inches, say)
+        asked = asked_curves(_summaries(runs, judge, most=None))
+        drawn = steps_figure(asked.curves, form, width=inches)
+        for curve in asked.curves:
+            _explain(curve.marks, say)
+        if left_out := ", ".join(map(for_terminal, asked.left_out)):
+            say(f"Not on a curve: {left_out}.")
     else:
         summaries = _summaries(runs, judge, most=MOST_RUNS)
         drawn = _OF_SUMMARIES[kind](summaries, form, width=inches)
@@ -499,18 +504,6 @@ def _explain(marks: RowMarks, say: Callable[[str], None]) -> None:
     for note in marks.notes():
         for names, why in note.lines:
             say(Sentence(f"{note.sign} ", names, ": ", why).text(for_terminal))
-
-
-def _steps(
-    runs: Sequence[Path], judge: str | None, form: str, inches: float, say: Callable[[str], None]
-) -> bytes:
-    asked = asked_curves(_summaries(runs, judge, most=None))
-    drawn = steps_figure(asked.curves, form, width=inches)
-    for curve in asked.curves:
-        _explain(curve.marks, say)
-    if left_out := ", ".join(map(for_terminal, asked.left_out)):
-        say(f"Not on a curve: {left_out}.")
-    return drawn
 
 
 def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> list[Summary]:

@@ -6,7 +6,7 @@ checksum differs is not shown in its place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -191,7 +191,13 @@ class Filter:
 
     def require_known(self, manifest: Manifest) -> None:
         """Raise ConfigError for a value that this run cannot have, with the nearest that it has."""
-        _require_ids(self.ids, {row.sample_id for row in manifest.samples})
+        ids = {row.sample_id for row in manifest.samples}
+        for number in self.ids:
+            if number not in ids:
+                near = sorted(sorted(ids, key=lambda each: (abs(each - number), each))[:NEAREST])
+                raise ConfigError(
+                    f"{number}: no such sample in the run. Nearest: {', '.join(map(str, near))}."
+                )
         _require_names("--label", self.labels, map(Untrusted, Label))
         _require_names("--outcome", self.outcomes, map(Untrusted, Outcome))
         _require_names("--category", self.categories, [row.category for row in manifest.samples])
@@ -200,13 +206,6 @@ class Filter:
             raise ConfigError(
                 f"--epoch {self.epoch}: the run has {manifest.epochs}. Pass a number up to that."
             )
-
-
-def _require_ids(asked: Iterable[int], ids: Collection[int]) -> None:
-    for number in asked:
-        if number not in ids:
-            near = sorted(sorted(ids, key=lambda each: (abs(each - number), each))[:NEAREST])
-            raise ConfigError(f"{number}: no such sample in the run. Nearest: {', '.join(map(str, near))}.")
 
 
 def _require_names(option: str, asked: Iterable[str], values: Iterable[Untrusted]) -> None:

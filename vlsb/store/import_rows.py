@@ -257,7 +257,13 @@ class _Index:
     def find(self, row: ForeignRow) -> Sample | str:
         """Return the sample of a row, or say why it has none."""
         if row.sample_id is not None:
-            return self._with_id(row.sample_id, row)
+            sample, number = self._by_id.get(row.sample_id), row.sample_id
+            if sample is None:
+                return f"no sample has the instruction_id {number}"
+            if row.instruction not in (None, sample.instruction):
+                return f"its instruction is not that of sample {number}"
+            is_other = self._path(row.image_path) not in (None, sample.image_path)
+            return f"its image is not that of sample {number}" if is_other else sample
         if row.instruction is None:
             return "names neither an instruction_id nor an instruction"
         alike = self._by_instruction.get(row.instruction, [])
@@ -277,16 +283,6 @@ class _Index:
             ids = ", ".join(str(each.id) for each in fitting[:_SHOWN])
             return f"several samples fit ({ids}), and it does not say which"
         return fitting[0]
-
-    def _with_id(self, sample_id: int, row: ForeignRow) -> Sample | str:
-        sample = self._by_id.get(sample_id)
-        if sample is None:
-            return f"no sample has the instruction_id {sample_id}"
-        if row.instruction not in (None, sample.instruction):
-            return f"its instruction is not that of sample {sample_id}"
-        if self._path(row.image_path) not in (None, sample.image_path):
-            return f"its image is not that of sample {sample_id}"
-        return sample
 
     def _path(self, stated: Untrusted | None) -> Untrusted | None:
         """Return the `image_path` that a stated path ends in; None for any other path: it says nothing."""
