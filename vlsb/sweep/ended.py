@@ -123,7 +123,15 @@ class EndedRuns:
             # Runs are looked at by themselves.
             if "/" in place and "://" not in place and place != str(options.output_dir):
                 if place not in self._named:
-                    self._named[place] = _digest(list(_stamps(place)))
+                    stamps: list[_Stamp] = []
+                    with suppress(OSError, RuntimeError, ValueError):
+                        path = Path(place).expanduser()
+                        if path.is_dir():
+                            # With a data set's images in it.
+                            stamps += [*_files_in(path), *_files_in(path / IMAGES_FOLDER)]
+                        else:
+                            stamps.append(_Stamp.of(path.name, path.stat()))
+                    self._named[place] = _digest(stamps)
                 named.append(self._named[place])
         files = [_Stamp(run.name, 0, 0, 0)]
         for folder in (run, run / VERDICTS, run / FINDINGS):
@@ -139,17 +147,6 @@ class EndedRuns:
 
 def _digest(values: Sequence[object]) -> str:
     return sha256(strict_json.dumps(values).encode("ascii")).hexdigest()
-
-
-def _stamps(place: str) -> Iterator[_Stamp]:
-    """Stamp a file, or those of a folder and of a data set's images in it; nothing for anything else."""
-    with suppress(OSError, RuntimeError, ValueError):
-        path = Path(place).expanduser()
-        if not path.is_dir():
-            yield _Stamp.of(path.name, path.stat())
-            return
-        for folder in (path, path / IMAGES_FOLDER):
-            yield from _files_in(folder)
 
 
 def _files_in(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[_Stamp]:

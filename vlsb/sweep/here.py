@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -67,7 +67,15 @@ class AccountLimits:
         def users(account: RateAccount | None) -> int:
             if account is None:
                 return 1
-            local, hosted = self._users(account, work, unfinished)
+            identity = self._identity(account)
+            # Judges alone and cells never run at once.
+            beside = [
+                each
+                for each in unfinished
+                if each.is_cell == work.is_cell and identity in map(self._identity, each.accounts)
+            ]
+            local = sum(each.num_gpus is not None for each in beside)
+            hosted = len({self.turns(each) or each.name for each in beside if each.num_gpus is None})
             # Those that come are judged as the others are.
             is_bounded = not (may_grow and account in work.judge_accounts)
             return max(1, hosted + (min(local, places) if is_bounded else places))
@@ -81,20 +89,6 @@ class AccountLimits:
             judge_rpm=_divided(options.judge_rpm, of_judges, _LEAST_RPM),
             judge_tpm=_divided(options.judge_tpm, of_judges, _LEAST_TPM),
         )
-
-    def _users(
-        self, account: RateAccount, work: SweepWork, unfinished: Iterable[SweepWork]
-    ) -> tuple[int, int]:
-        """Count the works with engines that use the account, and the others that may run side by side."""
-        identity = self._identity(account)
-        # Judges alone and cells never run at once.
-        users = [
-            each
-            for each in unfinished
-            if each.is_cell == work.is_cell and identity in map(self._identity, each.accounts)
-        ]
-        local = sum(each.num_gpus is not None for each in users)
-        return local, len({self.turns(each) or each.name for each in users if each.num_gpus is None})
 
     def _identity(self, account: RateAccount) -> _Identity:
         keys = frozenset(self.environment.get(name, f"unset {name}") for name in account.variables)
@@ -221,7 +215,17 @@ class SweepHere:
                     self.board.add(matrix.works)
         finally:
             stopping.cancel()
-            await self._stop_all(stop)
+            children = [*self._children.values(), *([self._fetching] if self._fetching else [])]
+
+            async def urge() -> None:
+                # What they have in flight is dropped.
+                await stop.firmly.wait()
+                for child in children:
+                    child.urge()
+
+            urging = asyncio.create_task(urge())
+            await asyncio.gather(*(child.stop(STOP_GRACE_S) for child in children))
+            urging.cancel()
             for task in ends:
                 task.cancel()
             await asyncio.gather(stopping, *ends, return_exceptions=True)
@@ -280,19 +284,6 @@ class SweepHere:
                         log=self.logs / "weights.log",
                     )
                 return
-
-    async def _stop_all(self, stop: Stop) -> None:
-        """End all children; once they shall end firmly, what they have in flight is dropped."""
-        children = [*self._children.values(), *([self._fetching] if self._fetching else [])]
-
-        async def urge() -> None:
-            await stop.firmly.wait()
-            for child in children:
-                child.urge()
-
-        urging = asyncio.create_task(urge())
-        await asyncio.gather(*(child.stop(STOP_GRACE_S) for child in children))
-        urging.cancel()
 
 
 def is_on_hub(model: ModelProfile) -> bool:

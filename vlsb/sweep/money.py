@@ -154,8 +154,17 @@ class Budget:
 
         def read() -> float:
             nonlocal reason
-            usd, reason = _read(run, load_prices(work.options.prices))
-            return usd
+            state = load_state(run)
+            costs = costs_of_run(state, load_prices(work.options.prices))
+            for cost in costs:
+                if cost.usd is None:
+                    raise ConfigError(
+                        f"--max-cost: nobody knows what {run} has cost, as a model of it has no price",
+                        detail=cost.model,
+                        advice="Give it one with `prices: FILE` in the plan.",
+                    )
+            reason = state.sessions.reason
+            return math.fsum(cost.usd or 0.0 for cost in costs) + state.sessions.estimated_usd
 
         return self.ended.cost(run, work.options, read), reason
 
@@ -179,21 +188,6 @@ class Budget:
 def may_cost(work: SweepWork) -> bool:
     """Say whether somebody may charge for it: engines of ours and simulated models are free."""
     return any(account.base_url != SIMULATED_URL for account in work.accounts)
-
-
-def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
-    """Read what a run has cost, with what its sessions estimated, and why the last of them ended."""
-    state = load_state(run)
-    costs = costs_of_run(state, prices)
-    for cost in costs:
-        if cost.usd is None:
-            raise ConfigError(
-                f"--max-cost: nobody knows what {run} has cost, as a model of it has no price",
-                detail=cost.model,
-                advice="Give it one with `prices: FILE` in the plan.",
-            )
-    counted_usd = math.fsum(cost.usd or 0.0 for cost in costs)
-    return counted_usd + state.sessions.estimated_usd, state.sessions.reason
 
 
 ASSUMED = Usage(1200, 128)
@@ -351,8 +345,17 @@ class _Lookout:
                 taken = _first(self._taken_by(cell, title) for cell in self.matrix.cells)
                 money.append(self._money(work.options, settings, labels[title], taken))
                 requests += labels[title]
-            each = _first(self._seconds_a_label(cell, title) for cell in self.matrix.cells)
-            seconds.append(None if each is None else each * labels[title])
+            # The first run with labels of this judge says how long one takes.
+            a_label = None
+            for state in (self._state(cell.directory) for cell in self.matrix.cells):
+                file = None if state is None else _file(state, title)
+                if state is None or file is None or a_label is not None:
+                    continue
+                elapsed = state.sessions.elapsed_s.items()
+                in_all_s = sum(s for number, s in elapsed if state.sessions.judge.get(number) == file)
+                if in_all_s and (count := len(state.rows(file).answers)):
+                    a_label = in_all_s / count
+            seconds.append(None if a_label is None else a_label * labels[title])
         times = [each for each in seconds if each is not None]
         in_all = sum(times) if len(times) == len(seconds) else None
         return Outlook(sum(labels.values()), requests, ExpectedCost.together(money), in_all)
@@ -458,15 +461,6 @@ class _Lookout:
         if any(count and not done for count, done in parts):
             return None
         return max(elapsed_s * count / max(1, done) for count, done in parts)
-
-    def _seconds_a_label(self, cell: Cell, title: str) -> float | None:
-        state = self._state(cell.directory)
-        file = None if state is None else _file(state, title)
-        if state is None or file is None:
-            return None
-        labels, sessions = len(state.rows(file).answers), state.sessions
-        elapsed_s = sum(s for number, s in sessions.elapsed_s.items() if sessions.judge.get(number) == file)
-        return elapsed_s / labels if labels and elapsed_s else None
 
 
 def _first(parts: Iterable[_Part | None]) -> _Part | None:

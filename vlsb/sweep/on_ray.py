@@ -153,7 +153,18 @@ class SweepOnRay:
         submitted = ray.remote(run_task)
         while not stop.asked.is_set():
             for entry, share_usd in self.budget.to_start(self.board, self._room(ray)):
-                self._submit(submitted, entry, share_usd)
+                task = task_of(entry.work, self.places, self.environment, share_usd)
+                hosted = {} if entry.work.num_gpus is not None else {HOSTED: 1}
+                reference = submitted.options(
+                    name=entry.work.name,
+                    num_gpus=entry.work.num_gpus or 0,
+                    num_cpus=0,
+                    resources=hosted,
+                    # A second try of Ray's own would have the same share again.
+                    max_retries=self.retries if share_usd is None else 0,
+                ).remote(task)
+                self._pending[reference] = entry
+                self.board.start(entry, "Ray", Path(task.log))
             if not self._pending:
                 return
             done, _ = await asyncio.to_thread(ray.wait, list(self._pending), num_returns=1, timeout=_POLL_S)
@@ -197,21 +208,6 @@ class SweepOnRay:
             return False
 
         return fits
-
-    def _submit(self, submitted: Any, entry: BoardEntry, share_usd: float | None) -> None:
-        work = entry.work
-        task = task_of(work, self.places, self.environment, share_usd)
-        hosted = {} if work.num_gpus is not None else {HOSTED: 1}
-        reference = submitted.options(
-            name=work.name,
-            num_gpus=work.num_gpus or 0,
-            num_cpus=0,
-            resources=hosted,
-            # A second try of Ray's own would have the same share again: we give what the first one left.
-            max_retries=self.retries if share_usd is None else 0,
-        ).remote(task)
-        self._pending[reference] = entry
-        self.board.start(entry, "Ray", Path(task.log))
 
     async def _require_keys(self, ray: Any) -> None:
         """Raise MissingKeyError where a node that takes commands lacks the variable of a key."""
@@ -335,7 +331,16 @@ async def run_job(
     headers = {str(name): str(value) for name, value in headers.items()}
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, headers=headers) as client:
         server = _Server(client, address)
-        name = await _started(server, job, say)
+        # The job that is there, or a new one.
+        for number in count(1):
+            name = job.name if number == 1 else f"{job.name}-{number}"
+            status = await server.ask("GET", name)
+            if status is None:
+                await server.ask("POST", content=job.described(name))
+                break
+            if status.get("status") not in _OVER:
+                say("This sweep is running there already.")
+                break
         say(f"It runs as the job {name}. Ctrl-C leaves it running; the same command follows it again.")
         following = asyncio.create_task(_followed(server, name, show))
         stopping = asyncio.create_task(stop.wait())
@@ -346,20 +351,6 @@ async def run_job(
         following.cancel()
         say(f"The sweep goes on over there. To end it: ray job stop --address {address} {name}")
         return InterruptedRunError.exit_code
-
-
-async def _started(server: _Server, job: Job, say: Callable[[str], None]) -> str:
-    """Return the name of the job that runs: the one that is there, or a new one."""
-    for number in count(1):
-        name = job.name if number == 1 else f"{job.name}-{number}"
-        status = await server.ask("GET", name)
-        if status is None:
-            await server.ask("POST", content=job.described(name))
-            return name
-        if status.get("status") not in _OVER:
-            say("This sweep is running there already.")
-            return name
-    raise AssertionError
 
 
 async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> int:
@@ -408,7 +399,7 @@ class _Server:
             try:
                 reply = await self.client.request(method, f"{_JOBS}{path}", json=content)
                 if not (reply.is_server_error and loop.time() < until):
-                    return self._content(reply)
+                    break
             except httpx.HTTPError as error:
                 if loop.time() >= until:
                     reason = Untrusted(str(error) or type(error).__name__)
@@ -419,8 +410,6 @@ class _Server:
                     what = f"--ray {self.address}: nothing answers there"
                     raise UnreachableError(what, detail=reason) from error
             await asyncio.sleep(_POLL_S)
-
-    def _content(self, reply: httpx.Response) -> dict[str, Any] | None:
         if reply.status_code == httpx.codes.NOT_FOUND and "does not exist" in reply.text:
             return None
         if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -429,10 +418,10 @@ class _Server:
                 f'Set {_HEADERS}: \'{{"Authorization": "Bearer ..."}}\'.'
             )
         try:
-            content = reply.json()
+            document = reply.json()
         except ValueError:
-            content = None
-        if reply.is_error or not isinstance(content, dict):
+            document = None
+        if reply.is_error or not isinstance(document, dict):
             answer = Untrusted(f"HTTP {reply.status_code}, {reply.text}")
             raise ConfigError(f"--ray {self.address}: no Jobs server of Ray's", detail=answer)
-        return content
+        return document

@@ -132,7 +132,21 @@ class SweepOnSlurm:
             groups.setdefault(entry.work.num_gpus or 0, []).append(entry)
         for count, group in groups.items():
             executor = submitit.AutoExecutor(folder=str(self._folder), cluster=self.cluster)
-            executor.update_parameters(**self._parameters(count))
+            wishes: dict[str, Any] = {
+                "name": "vlsb",
+                "timeout_min": self.settings.time,
+                "cpus_per_task": self.settings.cpus,
+            }
+            if count:
+                wishes["gpus_per_node"] = count
+            if self.settings.memory_gb:
+                wishes["mem_gb"] = self.settings.memory_gb
+            if self.cluster == "slurm":
+                wishes["slurm_array_parallelism"] = self.settings.at_once
+                for name in ("partition", "account"):
+                    if value := getattr(self.settings, name):
+                        wishes[f"slurm_{name}"] = value
+            executor.update_parameters(**wishes)
             with executor.batch():
                 jobs = [
                     executor.submit(NodeBody(task_of(entry.work, self.places, self.environment)))
@@ -146,25 +160,6 @@ class SweepOnSlurm:
             self._folder.mkdir(parents=True, exist_ok=True)
             jobs_by_name = {entry.work.name: job.job_id for entry, job in self._jobs.items()}
             replace_file(self._record, [msgspec.json.encode(jobs_by_name)])
-
-    def _parameters(self, gpus: int) -> dict[str, Any]:
-        wishes: dict[str, Any] = {
-            "name": "vlsb",
-            "timeout_min": self.settings.time,
-            "cpus_per_task": self.settings.cpus,
-        }
-        if gpus:
-            wishes["gpus_per_node"] = gpus
-        if self.settings.memory_gb:
-            wishes["mem_gb"] = self.settings.memory_gb
-        if self.cluster == "slurm":
-            wishes["slurm_array_parallelism"] = self.settings.at_once
-            wishes |= {
-                f"slurm_{name}": value
-                for name in ("partition", "account")
-                if (value := getattr(self.settings, name))
-            }
-        return wishes
 
     def _adopt(self) -> None:
         """Take up the jobs that an earlier sweep of this plan left in the queue."""

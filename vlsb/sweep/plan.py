@@ -299,32 +299,32 @@ def find_models(plan: SweepPlan, whole: set[str] | None = None) -> list[EntryMod
 
     Folders in `whole` are not looked into again; it takes up those that are whole by now.
     """
-    entries = []
+    entries, whole = [], set() if whole is None else whole
     for entry in plan.models:
+        is_path = entry.model.startswith(("/", "./", "../", "~"))
+        if not entry.is_glob and not is_path:
+            entries.append(EntryModels([entry.model], {}))
+            continue
         try:
-            entries.append(_expanded(entry, set() if whole is None else whole))
+            pattern = _from_home(entry.model).absolute()
+            root, folders = Path(pattern.anchor), [str(pattern)]
+            if entry.is_glob:
+                matches = root.glob(str(pattern.relative_to(root)))
+                folders = [str(each) for each in matches if each.is_dir()]
         except ConfigError as error:
             raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            line = plan.at(entry.line)
+            raise ConfigError(f"{line}: {entry.model}: cannot be looked up ({why}).") from error
+        if not entry.is_glob:
+            entries.append(EntryModels(folders, {}))
+            continue
+        unready = {each: why for each in folders if each not in whole and (why := lacking(Path(each)))}
+        whole.update(each for each in folders if each not in unready)
+        ready = sorted((each for each in folders if each in whole), key=natural_key)
+        entries.append(EntryModels(ready, unready))
     return entries
-
-
-def _expanded(entry: ModelEntry, whole: set[str]) -> EntryModels:
-    is_path = entry.model.startswith(("/", "./", "../", "~"))
-    if not entry.is_glob and not is_path:
-        return EntryModels([entry.model], {})
-    pattern = _from_home(entry.model).absolute()
-    if not entry.is_glob:
-        return EntryModels([str(pattern)], {})
-    root = Path(pattern.anchor)
-    try:
-        folders = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{entry.model}: cannot be looked up ({why}).") from error
-    unready = {each: why for each in folders if each not in whole and (why := lacking(Path(each)))}
-    whole.update(each for each in folders if each not in unready)
-    ready = sorted((each for each in folders if each in whole), key=natural_key)
-    return EntryModels(ready, unready)
 
 
 def unmatched(plan: SweepPlan, models_of_entries: Sequence[EntryModels]) -> Iterator[str]:
@@ -354,30 +354,27 @@ def _checked(document: strict_yaml.Document) -> Any:
         path = [int(number) if number else name for name, number in steps]
         unknown = re.search(r"unknown field `(.*?)`", message)
         if unknown is not None:
-            line = document.line(*path, unknown[1])
-            raise ConfigError(f"{document.place}, line {line}: {_unknown(unknown[1], path)}") from None
+            key, line = unknown[1], document.line(*path, unknown[1])
+            keys_of: dict[str, list[str]] = {
+                "models": ["model", "name", "num_gpus", *_TARGET_NAMES],
+                "judges": ["judge", "num_gpus", *_JUDGE_NAMES],
+                "protocols": _TARGET_NAMES,
+                "defaults": list(_FIELDS),
+                "slurm": list(Slurm.__struct_fields__),
+            }
+            keys = keys_of.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
+            name = key.replace("-", "_")
+            near = difflib.get_close_matches(name, keys, n=1)
+            hint = f" Did you mean {near[0].replace('_', '-')}?" if near else ""
+            words = f"{key} means nothing here.{hint}"
+            if path and name in _NOT_IN_PLANS:
+                words = f"{key} cannot be set: a sweep decides that itself, or its command does."
+            raise ConfigError(f"{document.place}, line {line}: {words}") from None
         what = _PATH.sub("", message).replace("`", "")
         if "matching regex" in what:
             what = "it takes letters, digits, '.', '_' and '-', at most 61, and begins with a letter or digit"
         key = next((f"{each}: " for each in reversed(path) if isinstance(each, str)), "")
         raise ConfigError(f"{document.place}, line {document.line(*path)}: {key}{what}.") from None
-
-
-def _unknown(key: str, path: list[str | int]) -> str:
-    """Say what is wrong with a key that means nothing where it stands, with the nearest that does."""
-    name = key.replace("-", "_")
-    names: dict[str, list[str]] = {
-        "models": ["model", "name", "num_gpus", *_TARGET_NAMES],
-        "judges": ["judge", "num_gpus", *_JUDGE_NAMES],
-        "protocols": _TARGET_NAMES,
-        "defaults": list(_FIELDS),
-        "slurm": list(Slurm.__struct_fields__),
-    }
-    keys = names.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
-    if path and name in _NOT_IN_PLANS:
-        return f"{key} cannot be set: a sweep decides that itself, or its command does."
-    near = difflib.get_close_matches(name, keys, n=1)
-    return f"{key} means nothing here." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
 
 
 def _options(entry: Any, document: strict_yaml.Document, *path: str | int) -> dict[str, Any]:

@@ -50,19 +50,16 @@ class Sizing:
             return 1
         # Wishes hold a mapping of settings, which has no hash.
         key = (model.family, model.weights, model.revision, repr(wishes))
-        if key not in self._known:
-            self._known[key] = self._computed(model, wishes)
-        return self._known[key]
-
-    def _computed(self, model: ModelProfile, wishes: Wishes) -> int:
+        if key in self._known:
+            return self._known[key]
         is_offline = self.is_offline or self._is_unreachable
         try:
             profile = identify(model, weights=wishes.weights, revision=wishes.revision, offline=is_offline)
-            return gpus_needed(profile, replace(wishes, offline=is_offline), self.memory_bytes)
+            count = gpus_needed(profile, replace(wishes, offline=is_offline), self.memory_bytes)
         except VlsbError as error:
             cause = error.__cause__
             self._is_unreachable |= isinstance(cause, Exception) and is_connection_fault(cause)
-            why = error.message.rstrip(".")
+            count, why = 1, error.message.rstrip(".")
             if self.is_offline or self._is_unreachable:
                 weights, revision = wishes.weights or model.weights, wishes.revision or model.revision
                 try:
@@ -70,7 +67,8 @@ class Sizing:
                 except VlsbError:
                     why = "not here" if self.is_offline else "the Hugging Face Hub cannot be reached"
             self.unknown[model.name] = why
-            return 1
+        self._known[key] = count
+        return count
 
 
 def recorded_gpus(run: Path) -> int | None:
