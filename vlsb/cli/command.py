@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -58,7 +58,14 @@ def command(
     def made(function: Callable[..., Returned]) -> Callable[..., int]:
         own = inspect.signature(function, eval_str=True).parameters
         name = function.__name__.removesuffix("_command")
-        added = dict(_added(name, form, output))
+        added, make = {}, partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+        if form is not None:
+            variable = form.variable or f"VLSB_{name.upper()}_FORMAT"
+            kind: Any = Annotated[str, replace(form, variable=variable)]
+            added["format_"] = make(name="format_", annotation=kind, default=form.choices[0])
+        if output is not None:
+            about = Option(output, metavar="FILE", variable=f"VLSB_{name.upper()}_OUTPUT")
+            added["output"] = make(name="output", annotation=Annotated[Path | None, about], default=None)
         parameters = [each for each in own.values() if each.name not in added] + list(added.values())
         asked = {each.name: about for each in parameters for about in _options_in(each)}
 
@@ -113,17 +120,6 @@ def write_file(path: Path, content: str | bytes, *, mode: str = "wb") -> None:
 def _flag(parameter: str) -> str:
     """Return an option as it is typed. A parameter that would hide a name of Python's ends in `_`."""
     return as_flag(parameter.removesuffix("_"))
-
-
-def _added(name: str, form: Option | None, output: str | None) -> Iterator[tuple[str, inspect.Parameter]]:
-    """Yield the parameters that `@command` adds to those of the function."""
-    variable, make = f"VLSB_{name.upper()}", partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-    if form is not None:
-        about = replace(form, variable=form.variable or f"{variable}_FORMAT")
-        yield "format_", make(name="format_", annotation=Annotated[str, about], default=form.choices[0])
-    if output is not None:
-        about = Option(output, metavar="FILE", variable=f"{variable}_OUTPUT")
-        yield "output", make(name="output", annotation=Annotated[Path | None, about], default=None)
 
 
 def _options_in(parameter: inspect.Parameter) -> list[Option]:

@@ -200,7 +200,22 @@ class GuidedCommand(VlsbCommand):
         panels = (COMMON, OTHERS, *HelpPanel)
         self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))
         self.help = "\n  ".join((f"{self.help}\n\nExamples:", *guide.examples))
-        self._help_all: tuple[TyperOption, ...] = (_help_all_option(),)
+
+        def show(ctx: Context, parameter: Parameter, is_wanted: bool) -> None:
+            if is_wanted and not ctx.resilient_parsing and isinstance(ctx.command, GuidedCommand):
+                ctx.command.print_all(ctx)
+                ctx.exit()
+
+        option = TyperOption(
+            param_decls=["--help-all"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            help="Show every option and exit.",
+            callback=show,
+            type_descriptor=bool_flag_type_descriptor(),
+        )
+        self._help_all: tuple[TyperOption, ...] = (option,)
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         """Every option, those that show a page included."""
@@ -221,25 +236,6 @@ class GuidedCommand(VlsbCommand):
         page.params, page.epilog = shown, last_line
         page.add_help_option, page._help_all = False, ()
         super(GuidedCommand, page).format_help(ctx, ctx.make_formatter())
-
-
-def _help_all_option() -> TyperOption:
-    """Make the option that prints the page with every option."""
-
-    def show(ctx: Context, parameter: Parameter, is_wanted: bool) -> None:
-        if is_wanted and not ctx.resilient_parsing and isinstance(ctx.command, GuidedCommand):
-            ctx.command.print_all(ctx)
-            ctx.exit()
-
-    return TyperOption(
-        param_decls=["--help-all"],
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        help="Show every option and exit.",
-        callback=show,
-        type_descriptor=bool_flag_type_descriptor(),
-    )
 
 
 def _without_types(parameters: Iterable[Parameter]) -> None:

@@ -194,7 +194,19 @@ def export_command(
     exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
     if to == "inspect":
         if out.suffix == ".eval":
-            write_archive(out, _members(exported))
+            header = log_header(exported)
+
+            def members() -> Iterator[tuple[str, str]]:
+                start = {name: header[name] for name in ("version", "eval", "plan")}
+                yield "_journal/start.json", json_document(start)
+                summaries = []
+                for sample in log_samples(exported):
+                    summaries.append(summary_of(sample))
+                    yield f"samples/{sample['id']}_epoch_{sample['epoch']}.json", json_document(sample)
+                yield "summaries.json", json_document(summaries)
+                yield "header.json", json_document(header)
+
+            write_archive(out, members())
         elif out.suffix == ".json":
             write_text(out, json_document(log_header(exported) | {"samples": list(log_samples(exported))}))
         else:
@@ -236,18 +248,6 @@ def _exported(
         dataset=state.manifest.dataset,
     )
     return exported, len(state.manifest.judges) - len(entries)
-
-
-def _members(exported: ExportedRun) -> Iterator[tuple[str, str]]:
-    header = log_header(exported)
-    start = {name: header[name] for name in ("version", "eval", "plan")}
-    yield "_journal/start.json", json_document(start)
-    summaries = []
-    for sample in log_samples(exported):
-        summaries.append(summary_of(sample))
-        yield f"samples/{sample['id']}_epoch_{sample['epoch']}.json", json_document(sample)
-    yield "summaries.json", json_document(summaries)
-    yield "header.json", json_document(header)
 
 
 def _left_out(exported: ExportedRun, to: str, people: int) -> Iterator[str]:

@@ -167,7 +167,16 @@ class _Serving:
                         lease.release(server)
                         return
                     view = ServerView(name, lease.plan.about, time.monotonic())
-                    await _watch(server, {**os.environ, **lease.plan.environment}, view, live)
+                    environment = {**os.environ, **lease.plan.environment}
+                    async with asyncio.TaskGroup() as group:
+                        showing = [
+                            group.create_task(_look(server, environment, view)),
+                            group.create_task(live.show_server(view)),
+                        ]
+                        code = await server.process.wait()
+                        for task in showing:
+                            task.cancel()
+                    raise exited_error(server, code)
         finally:
             if view is not None:
                 self.screen.notice(view.closing(time.monotonic()))
@@ -198,21 +207,6 @@ class _Serving:
             self.screen.notice(
                 f"It runs in the background. Stop it with: vlsb engine stop {shlex.quote(name)}"
             )
-
-
-async def _watch(
-    server: RunningServer, environment: Mapping[str, str], view: ServerView, live: Display
-) -> None:
-    """Look at a server and show it until it ends by itself, which is a ServerExitedError."""
-    async with asyncio.TaskGroup() as group:
-        showing = [
-            group.create_task(_look(server, environment, view)),
-            group.create_task(live.show_server(view)),
-        ]
-        code = await server.process.wait()
-        for task in showing:
-            task.cancel()
-    raise exited_error(server, code)
 
 
 async def _look(server: RunningServer, environment: Mapping[str, str], view: ServerView) -> None:

@@ -18,7 +18,6 @@ from vlsb.reports.report import counted, dollars, duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-    from rich.text import Text
 
     from vlsb.engines.hardware import Gpu
     from vlsb.engines.supervisor import EngineLoad
@@ -127,7 +126,14 @@ class Panel:
             lines.append(Text(f"tokens: {'; '.join(spent)}", style="dim", overflow="ellipsis", no_wrap=True))
         if failures:
             lines.append(Text(f"without a verdict: {'; '.join(failures)}", style="yellow"))
-        return Group(*lines, self._rate())
+        rate = Text("no verdict yet", style="dim")
+        if progress.judged and not progress.has_rate:
+            rate = Text(f"{progress.judged:,} judged, a drawn part among them: no rate yet", style="dim")
+        elif progress.judged:
+            # No interval: which images are judged first is no draw, and it would say more than is known.
+            share_safe = 100 * progress.safe / progress.judged
+            rate = Text(f"safe so far {share_safe:.1f} % of {progress.judged:,} judged")
+        return Group(*lines, rate)
 
     def line(self, now: float) -> str:
         """Say how far the run is, what it waits for and how it looks; what matters most comes first."""
@@ -162,18 +168,6 @@ class Panel:
             row.view.is_down or row.view.batch or row.wait.startswith("no answer") for row in rows
         )
         return [f"about {_in_short(60 * rest / speed)} left"] if speed and rest and not is_hanging else []
-
-    def _rate(self) -> Text:
-        from rich.text import Text
-
-        progress = self.progress
-        if not progress.judged:
-            return Text("no verdict yet", style="dim")
-        if not progress.has_rate:
-            return Text(f"{progress.judged:,} judged, a drawn part among them: no rate yet", style="dim")
-        # No interval: which images are judged first is no draw, and it would say more than is known.
-        rate = 100 * progress.safe / progress.judged
-        return Text(f"safe so far {rate:.1f} % of {progress.judged:,} judged")
 
 
 def _in_short(seconds: float) -> str:

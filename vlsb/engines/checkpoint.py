@@ -295,7 +295,9 @@ def _small_file(path: Path) -> bytes:
 # The Hub.
 
 
-def fetch_checkpoint(name: str, revision: str | None, *, offline: bool, on_progress: OnProgress) -> Path:
+def fetch_checkpoint(
+    name: str, revision: str | None, on_progress: OnProgress, *, offline: bool = False
+) -> Path:
     """Download a whole checkpoint, or find it in the cache, and return its folder. Blocking.
 
     Only for what is converted here: any other is the engine's to download. Parts that are missing in the
@@ -314,7 +316,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     return small + next((found for found in forms if found), [])
 
 
-def fetch_for_engine(name: str, revision: str | None, *, on_progress: OnProgress) -> Path:
+def fetch_for_engine(name: str, revision: str | None, on_progress: OnProgress) -> Path:
     """Download all that an engine would, into the Hugging Face cache, and return its folder. Blocking.
 
     `on_progress` is not always called from this thread.

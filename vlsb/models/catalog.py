@@ -164,24 +164,19 @@ def _own_models(folder: Path | None) -> Iterator[ModelProfile]:
                 f"{file}: the file's name must be NAME.<family>.yaml, with a family of {', '.join(families)}."
             )
         # An absolute path: the engine is started from wherever the user is.
-        own = replace(families[family], name=name, own_config=file.absolute())
-        own = replace(own, weights=_weights(own))
+        config = file.absolute()
+        weights = read_config(config).get("model", families[family].weights)
+        if not isinstance(weights, str):
+            raise ConfigError(f"{config}: model must be a Hugging Face id or a path.")
+        if weights.startswith(("/", "./", "../", "~")):
+            # A path in a file is seen from the file's folder.
+            weights = str((config.parent / Path(weights).expanduser()).resolve())
+        own = replace(families[family], name=name, weights=weights, own_config=config)
         if not own.weights:
             raise ConfigError(
                 f"{file}: a generic model needs a line `model:` with a Hugging Face id or a path."
             )
         yield own
-
-
-def _weights(profile: ModelProfile) -> str:
-    config = profile.config
-    weights = read_config(config).get("model", profile.weights)
-    if not isinstance(weights, str):
-        raise ConfigError(f"{config}: model must be a Hugging Face id or a path.")
-    if not weights.startswith(("/", "./", "../", "~")):
-        return weights
-    # A path in a file is seen from the file's folder.
-    return str((config.parent / Path(weights).expanduser()).resolve())
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -198,18 +193,15 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}, line {line}: {key} is set twice.")
         if name in RESERVED and name not in OVERRULED_IN_FILES:
             raise ConfigError(f"{path}, line {line}: {key} cannot be set: {RESERVED[name]}.")
-        if value is None or not _is_json(value):
+        try:
+            # What the engine could not be told as JSON.
+            is_plain = value is not None and bool(strict_json.dumps(value))
+        except (TypeError, ValueError):
+            is_plain = False
+        if not is_plain:
             raise ConfigError(f"{path}, line {line}: {key} has no value that can be passed on.")
         settings[name] = value
     return settings
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        strict_json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def safe_name(text: str) -> str:

@@ -133,7 +133,7 @@ class PriceTable(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_ours(self) -> bool:
         """Whether these are the prices that ship, so that nobody has named others."""
-        return self is _our_prices()
+        return self is _shipped(_PRICES, PriceTable)
 
     def find(self, endpoint: Endpoint, day: date) -> Price | None:
         """Return the price of an endpoint's model on a day; None where it is unknown."""
@@ -158,22 +158,18 @@ def load_prices(path: Path | None = None) -> PriceTable:
 
     Raises ConfigError that names what is wrong in it.
     """
-    return _our_prices() if path is None else _load(path, PriceTable)
-
-
-@cache
-def _our_prices() -> PriceTable:
-    return _load(_PRICES, PriceTable)
-
-
-@cache
-def _retirements() -> tuple[Retirement, ...]:
-    return _load(_RETIREMENTS, _RetirementTable).retirements
+    return _shipped(_PRICES, PriceTable) if path is None else _load(path, PriceTable)
 
 
 def find_retirement(endpoint: Endpoint) -> Retirement | None:
     """When an endpoint's model is shut down, None where no date is known."""
-    return next((each for each in _retirements() if _fits(each.models, each.host, endpoint)), None)
+    table = _shipped(_RETIREMENTS, _RetirementTable).retirements
+    return next((each for each in table if _fits(each.models, each.host, endpoint)), None)
+
+
+@cache
+def _shipped(path: Path, kind: type[_File]) -> _File:
+    return _load(path, kind)
 
 
 def may_charge(endpoint: Endpoint) -> bool:

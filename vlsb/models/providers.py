@@ -625,18 +625,6 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
     return None
 
 
-def _as_hosted(model: str) -> str | None:
-    """Return the hosted name that differs from this one in capitals only.
-
-    What follows a prefix keeps its own.
-    """
-    organisation, slash, rest = model.partition("/")
-    for each in (organisation.lower() + slash + rest, model.lower()):
-        if each != model and find_provider(each) is not None:
-            return each
-    return None
-
-
 def _unknown(model: str, stage: Stage) -> ConfigError:
     party = Party(stage, Endpoint(model, ""))
     flag = party.flag("base-url")
@@ -645,17 +633,19 @@ def _unknown(model: str, stage: Stage) -> ConfigError:
             f"{stage} {model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the "
             "address that is printed then."
         )
-    near = _as_hosted(model) or next(
-        iter(difflib.get_close_matches(model.lower(), [DEMO, *_POPULAR, *FAMILIES], n=1)), None
-    )
-    said = f"{party.flag('model')} {model!r}: no provider is known for this name."
+    # A hosted name in other capitals; what follows a prefix keeps its own.
+    organisation, slash, rest = model.partition("/")
+    spellings = (organisation.lower() + slash + rest, model.lower())
+    near = [each for each in spellings if each != model and find_provider(each) is not None]
+    near += difflib.get_close_matches(model.lower(), [DEMO, *_POPULAR, *FAMILIES], n=1)
+    problem = f"{party.flag('model')} {model!r}: no provider is known for this name."
     if near:
-        return UnknownModelError(f"{said} Did you mean {near}? For any other endpoint pass {flag} URL.")
+        return UnknownModelError(f"{problem} Did you mean {near[0]}? For any other endpoint pass {flag} URL.")
     names = ", ".join(f"{each.name} ({each.shown})" for each in PROVIDERS if each.models)
     prefixes = ", ".join(each.prefix for each in PROVIDERS if each.prefix)
     return UnknownModelError(
-        f"{said} Hosted models have a name of {names}, or begin with {prefixes}. For any other endpoint pass "
-        f"{flag} URL."
+        f"{problem} Hosted models have a name of {names}, or begin with {prefixes}. For any other endpoint "
+        f"pass {flag} URL."
     )
 
 

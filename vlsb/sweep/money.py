@@ -93,7 +93,16 @@ class Budget:
         """
         if self.most_usd is None:
             return [(entry, None) for entry in list(board.waiting()) if take(entry)]
-        self._hold_back(board)
+        error = LimitReachedError("--max-cost is reached")
+
+        def is_too_little(entry: BoardEntry) -> bool:
+            least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
+            return may_cost(entry.work) and self.free_usd <= least
+
+        # Whatever waits for money that will not come is stopped, and then the judges that waited for it.
+        while not self._shares and (left_out := list(filter(is_too_little, board.waiting()))):
+            for entry in left_out:
+                board.hold(entry, error)
         chosen: list[BoardEntry] = []
         charged: list[BoardEntry] = []
         # How many may begin now that cost something, with an even share each where others run.
@@ -171,18 +180,6 @@ class Budget:
     def is_reached(self, board: Board) -> bool:
         """Say whether the limit stopped a work."""
         return any(isinstance(each.error, LimitReachedError) for each in board.entries)
-
-    def _hold_back(self, board: Board) -> None:
-        """Stop whatever waits for money that will not come, and then the judges that waited for it."""
-        error = LimitReachedError("--max-cost is reached")
-
-        def is_too_little(entry: BoardEntry) -> bool:
-            least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
-            return may_cost(entry.work) and self.free_usd <= least
-
-        while not self._shares and (left_out := list(filter(is_too_little, board.waiting()))):
-            for entry in left_out:
-                board.hold(entry, error)
 
 
 def may_cost(work: SweepWork) -> bool:

@@ -48,23 +48,6 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 _GLOB = re.compile(r"[*?\[]")
 
 
-def _kind(name: str) -> Any:
-    """Return a field's type as a plan may write it: also a number for a text, or one text for a list."""
-    kind, about = get_args(_FIELDS[name].type)
-    assert isinstance(about, Option)
-    bounds = msgspec.Meta(description=about.help, **_bounds(about))
-    for number in (bool, int, float):
-        # None is what leaving it out says.
-        if kind in (number, number | None):
-            return Annotated[number, bounds]
-    if kind in (tuple[int, ...], tuple[float, ...]):
-        one: Any = Annotated[get_args(kind)[0], msgspec.Meta(**_bounds(about))]
-        return Annotated[list[one] | one, msgspec.Meta(description=about.help)]
-    if str(kind).startswith("tuple"):
-        return Annotated[list[str | int | float] | str | int | float, msgspec.Meta(description=about.help)]
-    return Annotated[str | int | float | bool, msgspec.Meta(description=about.help)]
-
-
 def _bounds(about: Option) -> dict[str, Any]:
     return {key: value for key, value in (("ge", about.min), ("le", about.max)) if value is not None}
 
@@ -72,7 +55,23 @@ def _bounds(about: Option) -> dict[str, Any]:
 def _entry(
     title: str, names: list[str], *own: tuple[str, Any] | tuple[str, Any, Any]
 ) -> type[msgspec.Struct]:
-    options = [(name, _kind(name) | msgspec.UnsetType, msgspec.UNSET) for name in names]
+    options = []
+    for name in names:
+        kind, about = get_args(_FIELDS[name].type)
+        assert isinstance(about, Option)
+        meta, bounds = msgspec.Meta(description=about.help), _bounds(about)
+        # A field's type as a plan may write it: also a number for a text, or one text for a list. None is
+        # what leaving it out says.
+        number = next((each for each in (bool, int, float) if kind in (each, each | None)), None)
+        as_written: Any = Annotated[str | int | float | bool, meta]
+        if number is not None:
+            as_written = Annotated[number, msgspec.Meta(description=about.help, **bounds)]
+        elif kind in (tuple[int, ...], tuple[float, ...]):
+            one: Any = Annotated[get_args(kind)[0], msgspec.Meta(**bounds)]
+            as_written = Annotated[list[one] | one, meta]
+        elif str(kind).startswith("tuple"):
+            as_written = Annotated[list[str | int | float] | str | int | float, meta]
+        options.append((name, as_written | msgspec.UnsetType, msgspec.UNSET))
     return msgspec.defstruct(
         title, [*own, *options], rename="kebab", forbid_unknown_fields=True, kw_only=True, omit_defaults=True
     )

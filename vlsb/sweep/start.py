@@ -15,7 +15,6 @@ from vlsb.engines.lease import accept, ready_engine
 from vlsb.engines.plan import Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
 from vlsb.evaluation.opening import identified
-from vlsb.models.profile import ModelProfile
 from vlsb.records import VLSBENCH
 from vlsb.steps import OnProgress, in_thread
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
@@ -227,7 +226,9 @@ async def prepare(
                 is_running=True,
             )
             if is_on_hub(model):
-                await in_thread(partial(_fetch_weights, profile), on_progress)
+                # What is converted here comes in another form than what an engine reads itself.
+                fetch = fetch_for_engine if profile.source_architecture is None else fetch_checkpoint
+                await in_thread(partial(fetch, model.weights, model.revision), on_progress)
         except VlsbError as error:
             problems.append(f"{model.name}: {error.message}")
     if not needed:
@@ -235,11 +236,3 @@ async def prepare(
     elif any(engine == AUTO for *_, engine in needed) and not gpus(environment):
         say("No GPU here: these engines are those for the CPU. For nodes with GPUs, prepare on one.")
     return problems
-
-
-def _fetch_weights(model: ModelProfile, on_progress: OnProgress) -> None:
-    # What is converted here comes in another form than what an engine reads itself.
-    if model.source_architecture is not None:
-        fetch_checkpoint(model.weights, model.revision, offline=False, on_progress=on_progress)
-    else:
-        fetch_for_engine(model.weights, model.revision, on_progress=on_progress)
