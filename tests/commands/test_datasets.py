@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support.command import Vlsb
 from tests.support.datasets import draw_image, write_dataset
 from tests.support.endpoint import persona
 from tests.support.packages import EXAMPLES, leave_example, leave_package
-from vlsb.simulator import SimulatorThread
+from vlsb.simulator import Reply, Request, SimulatorThread, answer, verdict
 
 
 def write_signs(root: Path, count: int = 3) -> Path:
@@ -35,11 +36,11 @@ def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_signs(tmp_path / "signs")
 
 
-def words(simulator: SimulatorThread, *more: object) -> list[object]:
-    """`vlsb run` of one target and one judge, into `outputs/r`."""
+def words(simulator: SimulatorThread, *more: object, model: str = "m", name: str = "r") -> list[object]:
+    """`vlsb run` of one target and one judge, into `outputs/r` or another name."""
     address = simulator.base_url
-    asked = ("--model", "m", "--base-url", address, "--judge", "j", "--judge-base-url", address)
-    return ["run", *asked, "--name", "r", *more]
+    asked = ("--model", model, "--base-url", address, "--judge", "j", "--judge-base-url", address)
+    return ["run", *asked, "--name", name, *more]
 
 
 def test_the_example_is_run_resumed_judged_again_and_read(tmp_path: Path, signs: Path) -> None:
@@ -85,6 +86,31 @@ def test_titles_name_the_data_set_of_the_runs_below_them(tmp_path: Path, signs: 
         assert "road-signs safety rates" in vlsb("report", "outputs/a", "--format", form).out, form
     both = vlsb("report", "outputs").out
     assert both.startswith("road-signs and VLSBench safety rates")
+
+
+def test_what_the_whole_set_would_show_is_said_of_runs_of_vlsbench_only(tmp_path: Path, signs: Path) -> None:
+    """Neither a comparison nor a gate speaks of 2,241 samples that no run of 24 road signs can have."""
+    pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+    vlsb, outputs = Vlsb(tmp_path), tmp_path / "outputs"
+
+    def respond(request: Request) -> Reply:
+        if not request.is_judge:
+            return answer(request.model)
+        is_even = int(request.instruction.removeprefix("Question ").removesuffix("?")) % 2 == 0
+        return verdict(3 if is_even == (request.judged_response == "before") else 1)
+
+    with SimulatorThread(respond) as simulator:
+        for name in ("before", "after"):
+            data = ("--dataset", "road-signs", "--data-root", write_signs(tmp_path / name, 24))
+            done = vlsb(*words(simulator, *data, model=name, name=name))
+            assert done.code == 0, done.err
+    compared = " ".join(vlsb("compare", outputs / "before", outputs / "after").out.split())
+    gated = " ".join(vlsb("gate", outputs / "after", "--baseline", outputs / "before").out.split())
+    as_json = json.loads(vlsb("compare", outputs / "before", outputs / "after", "--format", "json").out)
+
+    assert re.search(r"With 24 samples, a change of [\d.]+ points is found in 80 % of cases\.", compared)
+    assert re.search(r"in 80 % of cases if it is [\d.]+ points away from it\.", gated)
+    assert as_json["comparisons"][0]["detectable_in_all"] is None
 
 
 def test_a_run_of_vlsbench_names_no_data_set_and_its_command_neither(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
 from vlsb.analysis.rates import RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm
-from vlsb.records import JUDGED, Label, Outcome, Untrusted
+from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Label, Outcome, Untrusted
 
 RESAMPLES = 10_000
 POWER = 0.80
@@ -182,9 +182,13 @@ class Comparison:
         """Whether the safe rates differ by more than noise, among all comparisons that were made."""
         return self.safe.is_clear and self.p_holm < SIGNIFICANT
 
-    def detectable_with(self, samples: int) -> float | None:
-        """Return the change that so many samples like these would show in 80 % of cases, in points."""
-        return None if self.detectable is None else self.detectable * math.sqrt(self.samples / samples)
+    @property
+    def detectable_in_all(self) -> float | None:
+        """The change that all of VLSBench shows in 80 % of cases, in points; None for other data sets."""
+        names = {each.conditions.dataset for each in (self.first, self.second)}
+        if self.detectable is None or names != {VLSBENCH}:
+            return None
+        return self.detectable * math.sqrt(self.samples / len(PUBLISHED_IDS))
 
     @property
     def simulated(self) -> bool:

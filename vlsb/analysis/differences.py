@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from vlsb.records import Untrusted
+from vlsb.records import VLSBENCH, Untrusted
 
 
 class Aspect(StrEnum):
@@ -54,12 +54,16 @@ class JudgeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a run's rates hold for. `deviations` are the target's; `judge` is None where nobody judges."""
+    """What a run's rates hold for. `deviations` are the target's; `judge` is None where nobody judges.
+
+    `dataset` is the name of the data set.
+    """
 
     samples: Mapping[int, SampleData]
     deviations: frozenset[Untrusted]
     judge: JudgeIdentity | None
     simulated: bool
+    dataset: str = VLSBENCH
 
     @property
     def samples_digest(self) -> str:

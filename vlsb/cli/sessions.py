@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from vlsb import strict_json
-from vlsb.analysis.panel import FEWEST, RULE, panel_settings
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
 from vlsb.cli.commands import NO_KEYS
@@ -48,12 +46,12 @@ from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
-from vlsb.records import JUDGED, Outcome, Untrusted
+from vlsb.records import JUDGED, Outcome
 from vlsb.reports.notes import guards_table
 from vlsb.reports.report import counted
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.manifest import JudgeEntry, Manifest, is_run, judge_name, no_run, read_manifest, require_run
+from vlsb.store.manifest import is_run, no_run, read_manifest, require_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.store import add_judge
 from vlsb.store.summaries import (
@@ -61,7 +59,7 @@ from vlsb.store.summaries import (
     ended_without_verdict,
     find_gaps,
     guard_counts,
-    stored_judge,
+    panel_entry,
     summarize_run,
     summarize_state,
     unrated,
@@ -516,7 +514,14 @@ def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
     allowed = FailOnError.parse(options.fail_on_error)
     for run in runs:
         require_run(run)
-    files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
+    if len(options.judge) > 1:
+        raise ConfigError(
+            f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
+        )
+    (panel,) = options.judge
+    members = [name for name in panel.removeprefix(PANEL).split(",") if name]
+    option = f"--judge {panel}"
+    files = [add_judge(run, panel_entry(read_manifest(run), members, option=option)) for run in runs]
     states = [load_state(run) for run in runs]
     rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
     screen.result(render(rows, width=screen.width, color=screen.has_color))
@@ -530,30 +535,3 @@ def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
                 f"undecided, {missing - undecided} wait for a member that has not judged them."
             )
     return 0
-
-
-def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
-    """Make the entry of the panel that `--judge` names. Raises ConfigError for unfit members."""
-    if len(judges) > 1:
-        raise ConfigError(
-            f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
-        )
-    names = [name for name in judges[0].removeprefix(PANEL).split(",") if name]
-    named = {each.file: each for name in names if (each := stored_judge(manifest, name)) is not None}
-    if len(named) < FEWEST or len(named) < len(names):
-        raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
-    for member in named.values():
-        if not member.is_asked:
-            raise ConfigError(f"--judge {judges[0]}: people and panels cannot be members of a panel.")
-    members = {judge_name(file): each.settings for file, each in named.items()}
-    settings = panel_settings(members)
-    deviation = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
-    return JudgeEntry(
-        name=Untrusted("panel"),
-        file=f"panel-{Untrusted(strict_json.dumps(settings)).sha256()[:8]}.jsonl",
-        simulated=any(each.simulated for each in named.values()),
-        is_added=True,
-        settings=settings,
-        decision=None,
-        deviations=[Untrusted(deviation)],
-    )

@@ -132,9 +132,8 @@ def sentence(comparison: Comparison) -> Sentence:
 
 
 def in_all(comparison: Comparison) -> str:
-    """Return the same of all samples of VLSBench, where these are fewer."""
-    every = len(PUBLISHED_IDS)
-    more = comparison.detectable_with(every)
+    """Return the same of all samples of VLSBench, where these are fewer of them."""
+    every, more = len(PUBLISHED_IDS), comparison.detectable_in_all
     return "" if more is None or comparison.samples >= every else f"; with all {every:,}, {points(more)}"
 
 
@@ -430,7 +429,7 @@ def comparison_object(comparison: Comparison) -> dict[str, object]:
         "is_clear": comparison.is_clear,
         "comparisons": comparison.comparisons,
         "changed_images": comparison.changed_images,
-        "detectable_in_all": comparison.detectable_with(len(PUBLISHED_IDS)),
+        "detectable_in_all": comparison.detectable_in_all,
     }
 
 

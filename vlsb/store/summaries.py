@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
+from vlsb.analysis.panel import FEWEST, KIND, RULE, panel_settings
 from vlsb.analysis.rates import DrawnResponse, SampleOutcome
 from vlsb.analysis.summary import FailOnError, GuardCounts, ModelUsage, RunFacts, Summary, summarize
 from vlsb.errors import ConfigError
@@ -167,6 +168,7 @@ def run_conditions(
         deviations=frozenset(manifest.deviations),
         judge=None if entry is None else judge_identity(entry, state),
         simulated=manifest.simulated or (entry is not None and entry.simulated),
+        dataset=manifest.dataset,
     )
 
 
@@ -236,6 +238,26 @@ def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge
         raise ConfigError(f"{option} {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
     names = ", ".join(each.stem for each in manifest.judges)
     raise ConfigError(f"{option} {name} has not judged this run. Pass one of: {names}.")
+
+
+def panel_entry(manifest: Manifest, members: Sequence[str], *, option: str) -> JudgeEntry:
+    """Make a run's entry of the panel of these judges. Raises ConfigError for unfit ones."""
+    named = {each.file: each for name in members if (each := stored_judge(manifest, name)) is not None}
+    if len(named) < FEWEST or len(named) < len(members):
+        raise ConfigError(f"{option}: name {FEWEST} judges of the run or more, each once.")
+    if not all(each.is_asked for each in named.values()):
+        raise ConfigError(f"{option}: people and panels cannot be members of a panel.")
+    settings = panel_settings({each.stem: each.settings for each in named.values()})
+    stems = ", ".join(sorted(each.stem for each in named.values()))
+    return JudgeEntry(
+        name=Untrusted(KIND),
+        file=f"{KIND}-{Untrusted(strict_json.dumps(settings)).sha256()[:8]}.jsonl",
+        simulated=any(each.simulated for each in named.values()),
+        is_added=True,
+        settings=settings,
+        decision=None,
+        deviations=[Untrusted(f"judge panel: the majority of {stems} ({RULE})")],
+    )
 
 
 def _judges_named(manifest: Manifest, name: str) -> list[JudgeEntry]:

@@ -298,7 +298,7 @@ def test_what_can_be_detected_is_what_is_found_in_80_percent_of_cases() -> None:
     error = 100 * moved.std(ddof=1) / 20
     assert found.detectable == pytest.approx(2.8016 * error, rel=0.05)
     assert found.detectable is not None
-    assert found.detectable_with(1600) == pytest.approx(found.detectable / 2)
+    assert found.detectable_in_all == pytest.approx(found.detectable * (400 / 2241) ** 0.5)
 
 
 @pytest.mark.parametrize(("changed", "is_said"), [(0, False), (1, False), (5, False), (6, True)])
