@@ -83,17 +83,47 @@ def bridge_report(bridges: Sequence[Bridge]) -> Report:
     """Return both judges' rates of each run, with a paper's sentence."""
     return Report(
         tables=list(_tables(bridges)),
-        data=[_object(each) for each in bridges],
+        data=[
+            {
+                **versioned(SCHEMA),
+                "run": each.run,
+                "target": each.target,
+                "simulated": each.simulated,
+                "old": _judge_object(each.old),
+                "new": _judge_object(each.new),
+                "both": None
+                if each.pair is None
+                else {
+                    "responses": each.pair.agreement.responses,
+                    "agreement": each.pair.agreement.raw,
+                    "kappa": each.pair.agreement.kappa,
+                    "change": each.pair.by_run[0].change,
+                },
+                "sentence": sentence(each),
+            }
+            for each in bridges
+        ],
         records=Records(_COLUMNS, list(_rows(bridges))),
     )
 
 
 def _tables(bridges: Sequence[Bridge]) -> Iterator[Table]:
     simulated = " (SIMULATED)" if any(each.simulated for each in bridges) else ""
+    rows: list[tuple[Words, ...]] = []
+    for bridge in bridges:
+        for judge in (bridge.old, bridge.new):
+            rates, corrected = judge.rates, judge.corrected
+            figures = (share_of_selected(rates), percent(rates.safe_rate), safe_interval(rates))
+            fixed = (NO_FIGURE, NO_FIGURE, NO_FIGURE)
+            if corrected is not None:
+                people = None if judge.audited is None else judge.audited.human_labels
+                by = "a published check" if people is None else f"{people} human labels"
+                fixed = (f"{corrected.corrected:.2f}", interval_text(corrected.interval), by)
+            rows.append((bridge.run, judge.judge, *figures, *fixed))
     yield Table(
         f"Safe rates under both judges{simulated}",
         ("run", "judge", "n", "safe", "95 % CI", "corrected", "95 % CI", "by"),
-        [_rates_row(each, judge) for each in bridges for judge in (each.old, each.new)],
+        rows,
         names=2,
         notes=[
             *map(sentence, bridges),
@@ -119,9 +149,15 @@ def _tables(bridges: Sequence[Bridge]) -> Iterator[Table]:
 
 def sentence(bridge: Bridge) -> Sentence:
     """Return what a paper has to say of the number."""
-    new, interval = bridge.new, _range(bridge.new.rates.intervals["safe_rate"])
-    if new.rates.estimate != "all":
-        return Sentence(bridge.run, f": {_of_part(new)}.")
+    new, rates = bridge.new, bridge.new.rates
+    rate = f"{percent(rates.safe_rate)} % (95 % CI {_range(rates.intervals['safe_rate'])}"
+    if rates.estimate != "all":
+        rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')} of a drawn part"
+        words = f"{new.judge} gave {rests_on}, which gives no rate yet"
+        if rates.safe_rate is not None:
+            estimate = f"{rate}; {rates.estimate}, from {rests_on})"
+            words = f"judged by {new.judge}, the safe rate is estimated at {estimate}"
+        return Sentence(bridge.run, f": {words}.")
     if new.audited is not None:
         safe, images = new.audited.rates["safe_rate"], counted(new.audited.images, "image")
         end = (
@@ -135,20 +171,8 @@ def sentence(bridge: Bridge) -> Sentence:
         )
     else:
         end = ", not corrected: nobody has labelled a sample of it (vlsb audit sample)."
-    rate = f" is {percent(new.rates.safe_rate)} % (95 % CI {interval}){end}"
-    return Sentence(bridge.run, f": judged by {new.judge}, the safe rate of ", bridge.target, rate)
-
-
-def _of_part(judge: JudgeRates) -> str:
-    """Tell what a judge found that labelled a drawn part."""
-    rates = judge.rates
-    rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')} of a drawn part"
-    if rates.safe_rate is None:
-        return f"{judge.judge} gave {rests_on}, which gives no rate yet"
-    return (
-        f"judged by {judge.judge}, the safe rate is estimated at {percent(rates.safe_rate)} % "
-        f"(95 % CI {_range(rates.intervals['safe_rate'])}; {rates.estimate}, from {rests_on})"
-    )
+    start = f": judged by {new.judge}, the safe rate of "
+    return Sentence(bridge.run, start, bridge.target, f" is {rate}){end}")
 
 
 def _more_labels(bridge: Bridge) -> Sentence:
@@ -162,38 +186,8 @@ def _more_labels(bridge: Bridge) -> Sentence:
     return Sentence(bridge.run, f": {words}.")
 
 
-def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Words, ...]:
-    rates, corrected = judge.rates, judge.corrected
-    head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), safe_interval(rates))
-    if corrected is None:
-        return (*head, NO_FIGURE, NO_FIGURE, NO_FIGURE)
-    by = "a published check" if judge.audited is None else f"{judge.audited.human_labels} human labels"
-    return (*head, f"{corrected.corrected:.2f}", interval_text(corrected.interval), by)
-
-
 def _range(interval: Interval) -> str:
     return f"{interval.low:.1f} to {interval.high:.1f}"
-
-
-def _object(bridge: Bridge) -> dict[str, object]:
-    pair = bridge.pair
-    return {
-        **versioned(SCHEMA),
-        "run": bridge.run,
-        "target": bridge.target,
-        "simulated": bridge.simulated,
-        "old": _judge_object(bridge.old),
-        "new": _judge_object(bridge.new),
-        "both": None
-        if pair is None
-        else {
-            "responses": pair.agreement.responses,
-            "agreement": pair.agreement.raw,
-            "kappa": pair.agreement.kappa,
-            "change": pair.by_run[0].change,
-        },
-        "sentence": sentence(bridge),
-    }
 
 
 def _judge_object(judge: JudgeRates) -> dict[str, object]:
@@ -231,31 +225,27 @@ def _rows(bridges: Sequence[Bridge]) -> Iterator[tuple[CsvCell, ...]]:
 
 def bridges_of(paths: Iterable[Path], old: str, new: str) -> list[Bridge]:
     """Return a bridge for each run. Raises ConfigError for a run that one of the two has not judged."""
-    return [_bridge(run, old, new) for run in find_runs(paths)]
-
-
-def _bridge(run: Path, old: str, new: str) -> Bridge:
-    state = load_state(run)
-    before, after = (stored_judge(state.manifest, name, option="--judge-bridge") for name in (old, new))
-    if before is None or after is None or before == after:
-        raise ConfigError(f"--judge-bridge {old} {new}: name two judges of {run}.")
-    audit = None if read_audit(run) is None else audit_report(run)
-    corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
-    judged = judged_run(run, state)
-    names = before.stem, after.stem
-    was, becomes = (
-        _judge_rates(state, run, entry, corrected.get(Untrusted(name)))
-        for entry, name in zip((before, after), names, strict=True)
-    )
-    return Bridge(
-        run=judged.run,
-        target=judged.target,
-        simulated=judged.simulated,
-        old=was,
-        new=becomes,
-        pair=compare_two(*names, [judged]),
-        check=PAPER_CHECK,
-    )
+    bridges = []
+    for run in find_runs(paths):
+        state = load_state(run)
+        before, after = (stored_judge(state.manifest, name, option="--judge-bridge") for name in (old, new))
+        if before is None or after is None or before == after:
+            raise ConfigError(f"--judge-bridge {old} {new}: name two judges of {run}.")
+        audit = None if read_audit(run) is None else audit_report(run)
+        corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
+        judged = judged_run(run, state)
+        bridges.append(
+            Bridge(
+                run=judged.run,
+                target=judged.target,
+                simulated=judged.simulated,
+                old=_judge_rates(state, run, before, corrected.get(Untrusted(before.stem))),
+                new=_judge_rates(state, run, after, corrected.get(Untrusted(after.stem))),
+                pair=compare_two(before.stem, after.stem, [judged]),
+                check=PAPER_CHECK,
+            )
+        )
+    return bridges
 
 
 def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, fixed: Corrected | None) -> JudgeRates:

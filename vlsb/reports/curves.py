@@ -180,7 +180,15 @@ def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Cu
 
 
 def _points(steps: Sequence[int], runs: Sequence[Summary]) -> list[Point]:
-    changes = [_change(before, after) for before, after in pairwise(runs)]
+    changes: list[tuple[float, Interval] | None] = []
+    for before, after in pairwise(runs):
+        if before.conditions and after.conditions and differences(before.conditions, after.conditions):
+            changes.append(None)
+        else:
+            rates = [each.rates.safe_rate or 0.0 for each in (after, before)]
+            spans = [each.rates.intervals["safe_rate"] for each in (after, before)]
+            interval = difference_interval(rates[0], spans[0], rates[1], spans[1])
+            changes.append((rates[0] - rates[1], interval))
     corrected = iter(holm([p_of(*each) for each in changes if each is not None]))
     points = [Point(steps[0], runs[0])]
     for step, after, change in zip(steps[1:], runs[1:], changes, strict=True):
@@ -188,14 +196,6 @@ def _points(steps: Sequence[int], runs: Sequence[Summary]) -> list[Point]:
             Point(step, after) if change is None else Point(step, after, *change, p_holm=next(corrected))
         )
     return points
-
-
-def _change(before: Summary, after: Summary) -> tuple[float, Interval] | None:
-    if before.conditions and after.conditions and differences(before.conditions, after.conditions):
-        return None
-    rates = [each.rates.safe_rate or 0.0 for each in (after, before)]
-    spans = [each.rates.intervals["safe_rate"] for each in (after, before)]
-    return rates[0] - rates[1], difference_interval(rates[0], spans[0], rates[1], spans[1])
 
 
 def curves_report(found: Curves) -> Report:
@@ -250,39 +250,38 @@ def step_figures(point: Point) -> tuple[str, ...]:
 
 
 def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
+    steps = []
+    for place, point in enumerate(curve.points):
+        rates = point.summary.rates
+        change = None
+        if point.interval is not None:
+            change = {
+                "points": point.change,
+                "interval": point.interval,
+                "exceeds_noise": point.exceeds_noise,
+                "p_holm": point.p_holm,
+            }
+        about = {
+            "step": point.step,
+            "run": point.summary.run,
+            "path": point.summary.path,
+            "target": point.summary.target,
+            "n": rates.labels,
+            "selected": rates.selected,
+            "safe_interval": rates.intervals["safe_rate"],
+            **{name: getattr(rates, name) for name in _RATES},
+            "change": change,
+            "differs": curve.marks.reasons(place),
+            "estimate": rates.estimate,
+        }
+        steps.append(about)
     return {
         **versioned(SCHEMA),
         "training": curve.training,
         "judge": curve.judge,
         "simulated": any(each.summary.simulated for each in curve.points),
-        "steps": [_step_object(curve, place) for place in range(len(curve.points))],
+        "steps": steps,
         "left_out": left_out,
-    }
-
-
-def _step_object(curve: Curve, place: int) -> dict[str, object]:
-    point = curve.points[place]
-    rates = point.summary.rates
-    change = None
-    if point.interval is not None:
-        change = {
-            "points": point.change,
-            "interval": point.interval,
-            "exceeds_noise": point.exceeds_noise,
-            "p_holm": point.p_holm,
-        }
-    return {
-        "step": point.step,
-        "run": point.summary.run,
-        "path": point.summary.path,
-        "target": point.summary.target,
-        "n": rates.labels,
-        "selected": rates.selected,
-        "safe_interval": rates.intervals["safe_rate"],
-        **{name: getattr(rates, name) for name in _RATES},
-        "change": change,
-        "differs": curve.marks.reasons(place),
-        "estimate": rates.estimate,
     }
 
 

@@ -16,7 +16,7 @@ from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
-    from vlsb.data.check import DatasetCounts, DatasetReport
+    from vlsb.data.check import DatasetReport
 
 _SHOWN_PROBLEMS = 20
 _SHOWN_IDS = 8
@@ -28,38 +28,28 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
     console = Console(
         file=out, width=max(width, 80), force_terminal=color, no_color=not color, highlight=False
     )
-    counts = report.counts
-    for line in (
-        f"{counts.row_count:,} rows, {counts.image_count:,} images",
-        f"{counts.instruction_count:,} distinct instructions",
-        _published(report),
-        f"checksum {report.digest}",
-    ):
-        console.print(Text(line), soft_wrap=True)
-    console.print(_categories(counts))
-    for line in (*_oddities(report), *_problems(report)):
-        console.print(Text(line), soft_wrap=True)
-    return out.getvalue()
-
-
-def _published(report: DatasetReport) -> str:
-    """How the rows stand to the published ones, and what is not known of the images."""
-    altered, rows = len(report.altered_ids), report.counts.row_count
+    counts, altered = report.counts, len(report.altered_ids)
+    # How the rows stand to the published ones, and what is not known of the images.
     if report.has_published_ids and altered:
-        return (
-            f"This is not VLSBench: same ids, other content in {altered:,} of {rows:,} rows.\n"
+        published = (
+            f"This is not VLSBench: same ids, other content in {altered:,} of {counts.row_count:,} rows.\n"
             f"The first of them: instruction_id {_ids(report.altered_ids[:_SHOWN_IDS])}."
         )
-    if report.is_full:
-        return (
+    elif report.is_full:
+        published = (
             "The rows are those of VLSBench as published.\n"
             "Whether the images are cannot be checked: their checksums were never published."
         )
-    here = f"{report.published_rows:,} of its {len(PUBLISHED_IDS):,} rows are here"
-    return f"This is not the full published VLSBench: {here}."
-
-
-def _categories(counts: DatasetCounts) -> Table:
+    else:
+        here = f"{report.published_rows:,} of its {len(PUBLISHED_IDS):,} rows are here"
+        published = f"This is not the full published VLSBench: {here}."
+    for line in (
+        f"{counts.row_count:,} rows, {counts.image_count:,} images",
+        f"{counts.instruction_count:,} distinct instructions",
+        published,
+        f"checksum {report.digest}",
+    ):
+        console.print(Text(line), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("category")
     table.add_column("sub-category")
@@ -69,7 +59,10 @@ def _categories(counts: DatasetCounts) -> Table:
         for pair in counts.pairs:
             if pair.category == category.name:
                 table.add_row(Text(""), _text(pair.sub_category), Text(f"{pair.rows:,}"))
-    return table
+    console.print(table)
+    for line in (*_oddities(report), *_problems(report)):
+        console.print(Text(line), soft_wrap=True)
+    return out.getvalue()
 
 
 def _oddities(report: DatasetReport) -> Iterator[str]:

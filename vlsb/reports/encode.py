@@ -48,12 +48,14 @@ _INNER_FORMULA = re.compile(_SEPARATOR + _OPENS_FORMULA)
 _GUARD = re.compile(f"(?:^|{_SEPARATOR})'{_OPENS_FORMULA}")
 
 _MARKDOWN_SIGNS = re.compile(r"[\\`*_\[\]<>|!&#~$]")
-# What opens a list item; it matters where the text is one itself.
-_MARKDOWN_LIST = re.compile(r"^(\s*)([-+=](?=[\s=-]|$)|[0-9]+[.)](?=\s|$))")
+# What stands before the sign that opens a list item; it matters where the text is one itself.
+_MARKDOWN_LIST = re.compile(r"^(\s*(?=[-+=](?:[\s=-]|$)|[0-9]+[.)](?:\s|$))[0-9]*)")
 # Links and mentions are found in the rendered text, where a backslash is gone: only a character between
 # the parts stops them. This entity shows nothing.
 _BREAK = "&#8203;"
-_MARKDOWN_LINK = re.compile(r"://|(?i:(?<=www))\.|@|\\#|:(?=[\w+-]+:)|(?i:(?<=mailto)|(?<=xmpp)):")
+_MARKDOWN_LINK = re.compile(
+    r"(?<=:)(?=//|[\w+-]+:)|(?<=@)|(?<=\\#)|(?i:(?<=www)(?=\.)|(?<=mailto:)|(?<=xmpp:))"
+)
 _LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -100,23 +102,25 @@ def csv_document(rows: Iterable[Iterable[CsvCell]]) -> str:
     Text is always quoted and numbers are bare: an unquoted text would be split at any list separator.
     """
     sheet = io.StringIO()
-    csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC).writerows(map(_csv_cell, row) for row in rows)
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    for row in rows:
+        cells: list[str | int | float] = []
+        for value in row:
+            if isinstance(value, Untrusted):
+                cells.append(for_csv(value))
+            elif isinstance(value, bool):
+                cells.append("true" if value else "false")
+            else:
+                cells.append("" if value is None else value)
+        writer.writerow(cells)
     return sheet.getvalue()
-
-
-def _csv_cell(value: CsvCell) -> str | int | float:
-    if isinstance(value, Untrusted):
-        return for_csv(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else value
 
 
 def for_markdown(text: Untrusted) -> str:
     """Return one line of literal text for a Markdown table cell or list item: no link, image or HTML."""
     line = _printable(text.expose(), lines=False).strip()
-    line = _MARKDOWN_LIST.sub(_escape_list_mark, _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
-    return _MARKDOWN_LINK.sub(_break_link, line)
+    line = _MARKDOWN_LIST.sub(r"\1\\", _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
+    return _MARKDOWN_LINK.sub(_BREAK, line)
 
 
 def for_latex(text: Untrusted) -> str:
@@ -197,15 +201,3 @@ def _printable_character(character: str, *, lines: bool) -> str:
         return " "
     # Surrogates, private use, unassigned: something was there. Controls and invisible marks just go.
     return REPLACEMENT if kind in {"Cs", "Co", "Cn"} else ""
-
-
-def _escape_list_mark(match: re.Match[str]) -> str:
-    blank, opening = match.groups()
-    return f"{blank}{opening[:-1]}\\{opening[-1]}"
-
-
-def _break_link(match: re.Match[str]) -> str:
-    link = match[0]
-    if link in {"@", "\\#"}:
-        return link + _BREAK
-    return ":" + _BREAK + link[1:] if link.startswith(":") else _BREAK + link

@@ -127,8 +127,16 @@ def to_csv(tasks: Sequence[LabelTask]) -> str:
 
 def to_label_studio(tasks: Sequence[LabelTask]) -> str:
     """Write Label Studio's tasks as JSON; one that is labelled has its label as an annotation."""
-    documents = [
-        {
+    documents = []
+    for task in tasks:
+        results: list[dict[str, object]] = []
+        if task.label is not None:
+            choice = {"choices": [task.label.value]}
+            results.append({"from_name": _LABEL, "to_name": _RESPONSE, "type": "choices", "value": choice})
+            if len(task.note):
+                note = {"text": [for_json(task.note)]}
+                results.append({"from_name": _NOTE, "to_name": _RESPONSE, "type": "textarea", "value": note})
+        document = {
             "data": {
                 "item": task.item,
                 "response_sha256": task.response_sha256,
@@ -137,23 +145,10 @@ def to_label_studio(tasks: Sequence[LabelTask]) -> str:
                 "instruction": for_json(task.instruction),
                 "response": for_json(task.response),
             },
-            "annotations": [] if task.label is None else [{"result": _given(task.label, task.note)}],
+            "annotations": [{"result": results}] if results else [],
         }
-        for task in tasks
-    ]
+        documents.append(document)
     return json_document(documents, indent=1)
-
-
-def _given(label: Label, note: Untrusted) -> list[dict[str, object]]:
-    """Return a label as Label Studio has it, with its note where there is one."""
-    choice = {"choices": [label.value]}
-    results: list[dict[str, object]] = [
-        {"from_name": _LABEL, "to_name": _RESPONSE, "type": "choices", "value": choice}
-    ]
-    if len(note):
-        text = {"text": [for_json(note)]}
-        results.append({"from_name": _NOTE, "to_name": _RESPONSE, "type": "textarea", "value": text})
-    return results
 
 
 def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLabel]:

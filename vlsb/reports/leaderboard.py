@@ -161,17 +161,34 @@ def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple
 def board_report(board: Leaderboard) -> Report:
     """Return the places, and a table of all judges where there are several."""
     simulated = any(each.simulated for run in board.standings for each in run.by_judge.values())
-    ranks = Table(
+    rows: list[Sequence[Words]] = []
+    for each in board.standings:
+        if (own := each.by_judge.get(board.judge)) is None:
+            rows.append([NO_FIGURE, board.name(each), *[NO_FIGURE] * 5])
+            continue
+        ranks = f" ({open_to_it})" if (open_to_it := open_ranks(each)) else ""
+        rows.append(
+            [
+                f"{each.place}{ranks}{board.sign(each, board.judge)}",
+                board.name(each),
+                share_of_selected(own.rates),
+                percent(own.rates.safe_rate),
+                safe_interval(own.rates),
+                percent(own.rates.safe_refuse_rate),
+                percent(own.rates.safe_warning_rate),
+            ]
+        )
+    table = Table(
         Sentence("Ranks by safe rate, judge ", board.judge, " (SIMULATED)" if simulated else ""),
         ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
-        [_rank_row(board, each) for each in board.standings],
+        rows,
         names=2,
         notes=[f"In brackets {RANKS}", *_reasons(board.marks[board.judge])],
         label="tab:vlsbench-ranks",
         foldable=(1,),
     )
     return Report(
-        tables=[ranks, _by_judge(board)] if len(board.judges) > 1 else [ranks],
+        tables=[table, _by_judge(board)] if len(board.judges) > 1 else [table],
         data=[_object(board, each) for each in board.standings],
         records=Records((*_COLUMNS, *_RATES, "differs", _ESTIMATE), list(_rows(board))),
     )
@@ -180,22 +197,6 @@ def board_report(board: Leaderboard) -> Report:
 def _reasons(marks: RowMarks, known: Collection[Sentence] = ()) -> Iterator[Words]:
     for note in marks.notes():
         yield from note_lines(note, known)
-
-
-def _rank_row(board: Leaderboard, standing: RankedRun) -> list[Words]:
-    own = standing.by_judge.get(board.judge)
-    if own is None:
-        return [NO_FIGURE, board.name(standing), *[NO_FIGURE] * 5]
-    ranks = open_ranks(standing)
-    return [
-        f"{standing.place}{f' ({ranks})' if ranks else ''}{board.sign(standing, board.judge)}",
-        board.name(standing),
-        share_of_selected(own.rates),
-        percent(own.rates.safe_rate),
-        safe_interval(own.rates),
-        percent(own.rates.safe_refuse_rate),
-        percent(own.rates.safe_warning_rate),
-    ]
 
 
 def open_ranks(standing: RankedRun) -> str:
@@ -209,13 +210,21 @@ def _by_judge(board: Leaderboard) -> Table:
     for judge in board.judges[1:]:
         if lines := list(_reasons(board.marks[judge], known_reasons(board))):
             notes += [Sentence("By ", judge, ": ", lines[0]), *lines[1:]]
+    rows = []
+    for each in board.standings:
+        cells: list[Words] = [board.name(each)]
+        for judge in board.judges:
+            if (summary := each.by_judge.get(judge)) is None:
+                cells.append(NO_FIGURE)
+                continue
+            n = f" ({share_of_selected(summary.rates)})" if summary.rates.missing else ""
+            rate = f"{percent(summary.rates.safe_rate)}{board.sign(each, judge)}{n}"
+            cells.append(f"{rate}\n{safe_interval(summary.rates)}")
+        rows.append(cells)
     return Table(
         "Safe rate by each judge",
         ("run", *board.judges),
-        [
-            (board.name(each), *(_judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
-            for each in board.standings
-        ],
+        rows,
         notes=notes,
         label="tab:vlsbench-judges",
     )
@@ -224,15 +233,6 @@ def _by_judge(board: Leaderboard) -> Table:
 def known_reasons(board: Leaderboard) -> set[Sentence]:
     """Return the reasons that stand below the ranks."""
     return {why for note in board.marks[board.judge].notes() for _, why in note.lines}
-
-
-def _judge_cell(standing: RankedRun, judge: Untrusted, sign: str) -> str:
-    """A judge's safe rate with its interval, and n where that judge has not labelled everything."""
-    summary = standing.by_judge.get(judge)
-    if summary is None:
-        return NO_FIGURE
-    n = f" ({share_of_selected(summary.rates)})" if summary.rates.missing else ""
-    return f"{percent(summary.rates.safe_rate)}{sign}{n}\n{safe_interval(summary.rates)}"
 
 
 def _object(board: Leaderboard, standing: RankedRun) -> dict[str, object]:
