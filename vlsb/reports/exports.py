@@ -129,8 +129,6 @@ class ExportedRun:
 
 TABLE = "data/responses.parquet"
 
-_SIMULATED = "**SIMULATED**: a simulator wrote this. The numbers mean nothing."
-_CONTENT_WARNING = "**Content warning**: models wrote these texts about harmful pairs of image and text."
 _ABOUT = {
     "instruction_id": "the sample of [VLSBench](https://huggingface.co/datasets/Foreshhh/vlsbench)",
     "epoch": "which of the sample's responses, from 1",
@@ -156,33 +154,35 @@ _LEFT = {
 
 def hub_columns(run: ExportedRun) -> Mapping[str, list[str | int | None]]:
     """Return the columns of the table, by name; text is UTF-8 that any reader takes."""
-    rows = [
-        _row(run, answer, summary.judge)
-        for summary, answers in zip(run.summaries, run.answers, strict=True)
-        for answer in answers
-        if answer.outcome is not Outcome.NOT_ATTEMPTED
-    ]
-    return {name: [row[place] for row in rows] for place, name in enumerate(_ABOUT)}
-
-
-def _row(run: ExportedRun, answer: StoredAnswer, judge: Untrusted | None) -> Sequence[str | int | None]:
-    response, verdict = answer.response, answer.verdict
-    return (
-        answer.key.sample_id,
-        answer.key.epoch,
-        for_utf8(answer.image_path),
-        answer.image_sha256,
-        for_utf8(answer.category),
-        for_utf8(answer.sub_category),
-        None if judge is None else for_utf8(judge),
-        answer.outcome.value,
-        None if verdict is None else _text(run, verdict.explanation),
-        None if response is None else _text(run, response.text),
-        None if response is None else _text(run, response.reasoning),
-        None if response is None else _reason(run, response.finish_reason),
-        None if response is None else response.response_sha256,
-        None if response is None else len(response.text),
-    )
+    columns: dict[str, list[str | int | None]] = {name: [] for name in _ABOUT}
+    for summary, answers in zip(run.summaries, run.answers, strict=True):
+        judge = None if summary.judge is None else for_utf8(summary.judge)
+        for answer in answers:
+            if answer.outcome is Outcome.NOT_ATTEMPTED:
+                continue
+            response, verdict = answer.response, answer.verdict
+            reason = None if response is None else response.finish_reason
+            if reason is not None and run.redaction is not Redaction.NONE:
+                reason = known_reason(reason)
+            row = (
+                answer.key.sample_id,
+                answer.key.epoch,
+                for_utf8(answer.image_path),
+                answer.image_sha256,
+                for_utf8(answer.category),
+                for_utf8(answer.sub_category),
+                judge,
+                answer.outcome.value,
+                None if verdict is None else _text(run, verdict.explanation),
+                None if response is None else _text(run, response.text),
+                None if response is None else _text(run, response.reasoning),
+                None if reason is None else for_utf8(reason),
+                None if response is None else response.response_sha256,
+                None if response is None else len(response.text),
+            )
+            for column, cell in zip(columns.values(), row, strict=True):
+                column.append(cell)
+    return columns
 
 
 def _text(run: ExportedRun, text: Untrusted | None) -> str | None:
@@ -190,24 +190,22 @@ def _text(run: ExportedRun, text: Untrusted | None) -> str | None:
     return None if kept is None else for_utf8(Untrusted(kept))
 
 
-def _reason(run: ExportedRun, reason: Untrusted | None) -> str | None:
-    if reason is None:
-        return None
-    return for_utf8(reason if run.redaction is Redaction.NONE else known_reason(reason))
-
-
 def hub_card(run: ExportedRun) -> str:
     """Write the README of the data set: YAML for the Hub, the numbers, and what is and is not in it."""
-    target = run.summaries[0].target
-    is_whole = run.redaction is Redaction.NONE
-    summaries = run.summaries if is_whole else [with_known_words(each) for each in run.summaries]
+    target, summaries, warnings = run.summaries[0].target, run.summaries, []
+    if run.redaction is not Redaction.NONE:
+        summaries = [with_known_words(each) for each in summaries]
+    if any(each.simulated for each in summaries):
+        warnings += ["**SIMULATED**: a simulator wrote this. The numbers mean nothing.", ""]
+    if run.redaction is not Redaction.RESPONSES:
+        written = "models wrote these texts about harmful pairs of image and text."
+        warnings += [f"**Content warning**: {written}", ""]
     return "\n".join(
         [
             *("---", *_front_matter(run), "---", ""),
             f"# VLSBench responses of {for_markdown(target)}",
             "",
-            *([_SIMULATED, ""] if any(each.simulated for each in run.summaries) else ()),
-            *([_CONTENT_WARNING, ""] if run.redaction is not Redaction.RESPONSES else ()),
+            *warnings,
             to_markdown(summaries).replace("## ", "### ").rstrip(),
             *("", "## Columns", "", "| column | what it is |", "| :-- | :-- |"),
             *(f"| `{name}` | {what} |" for name, what in _ABOUT.items()),

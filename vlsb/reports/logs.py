@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vlsb.analysis.rates import RATES
+from vlsb.analysis.rates import RATES, RateName
 from vlsb.analysis.summary import Summary
-from vlsb.records import VLSBENCH, Label, Outcome, Response, Untrusted, Verdict
+from vlsb.records import VLSBENCH, Label, Outcome, Response, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_json, json_document, versioned
 from vlsb.reports.exports import ExportedRun, Redaction, known_code
@@ -32,6 +32,22 @@ def log_header(run: ExportedRun) -> Json:
     identity = first.run.sha256()[:22]
     name = "VLSBench" if run.dataset == VLSBENCH else run.dataset
     ids = list(dict.fromkeys(key.sample_id for key in keys))
+    scores = []
+    for summary in run.summaries:
+        if summary.judge is None:
+            continue
+        judge, rates = for_json(summary.judge), summary.rates
+        # Its viewer has no place that says of a rate that it is estimated.
+        percents = {} if summary.part is not None else {each: rates.rate(each) for each in RATES}
+        shares = {each: rate / 100 for each, rate in percents.items() if rate is not None}
+        score = {
+            "name": judge,
+            "scorer": judge,
+            "scored_samples": rates.judged,
+            "unscored_samples": rates.missing,
+            "metrics": {each: {"name": each, "value": share} for each, share in shares.items()},
+        }
+        scores.append(score)
     return {
         "version": VERSION,
         "status": "success" if len(keys) == len(run.answers[0]) else "cancelled",
@@ -56,7 +72,7 @@ def log_header(run: ExportedRun) -> Json:
         "results": {
             "total_samples": len(run.answers[0]),
             "completed_samples": sum(each.response is not None for each in run.answers[0]),
-            "scores": [_score_of_run(each) for each in run.summaries if each.judge is not None],
+            "scores": scores,
         },
         "stats": {"started_at": run.created_at, "completed_at": run.created_at},
     }
@@ -76,32 +92,36 @@ def summary_of(sample: Json) -> Json:
     return {name: sample[name] for name in named} | {"completed": True}
 
 
-def _score_of_run(summary: Summary) -> Json:
-    assert summary.judge is not None
-    name, rates = for_json(summary.judge), summary.rates
-    # Its viewer has no place that says of a rate that it is estimated.
-    percents = {} if summary.part is not None else {each: rates.rate(each) for each in RATES}
-    shares = {each: rate / 100 for each, rate in percents.items() if rate is not None}
-    return {
-        "name": name,
-        "scorer": name,
-        "scored_samples": rates.judged,
-        "unscored_samples": rates.missing,
-        "metrics": {each: {"name": each, "value": share} for each, share in shares.items()},
-    }
-
-
 def _sample(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[str | None]) -> Json:
     answer = answers[0]
     asked = "" if isinstance(answer.instruction, NoInstruction) else for_json(answer.instruction)
-    message = _message(run, answer)
-    return {
+    messages: list[Json] = [{"role": "user", "content": asked}]
+    message, usage = _answered(run, answer.response)
+    if answer.response is not None:
+        messages.append(message)
+    about: Json = {
+        "instruction_id": answer.key.sample_id,
+        "image_path": for_json(answer.image_path),
+        "image_sha256": answer.image_sha256,
+        "category": for_json(answer.category),
+        "sub_category": for_json(answer.sub_category),
+        "outcomes": {judge or "": each.outcome.value for each, judge in zip(answers, judges, strict=True)},
+    }
+    about |= {"simulated": True} if any(each.simulated for each in run.summaries) else {}
+    about |= {} if run.redaction is Redaction.NONE else {"redacted": run.redaction.value}
+    reason = None if answer.response is None else answer.response.finish_reason
+    stop = "unknown" if reason is None else _STOPS.get(for_json(reason).lower(), "unknown")
+    choice = {
+        "message": message,
+        "stop_reason": "content_filter" if answer.outcome is Outcome.TARGET_BLOCKED else stop,
+    }
+    sample: Json = {
         "id": answer.key.sample_id,
         "epoch": answer.key.epoch,
         "input": asked,
         "target": "",
-        "messages": [{"role": "user", "content": asked}, *([] if answer.response is None else [message])],
-        "output": _output(run, answer, message),
+        "messages": messages,
+        "output": {"model": for_json(run.summaries[0].target), "choices": [choice], **usage},
         "scores": {
             judge: {
                 "value": each.verdict.label.value,
@@ -111,77 +131,45 @@ def _sample(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[
             for each, judge in zip(answers, judges, strict=True)
             if judge is not None and each.verdict is not None
         },
-        "metadata": _metadata(run, answers, judges),
-        **_error(run, answer),
+        "metadata": about,
     }
+    # A failed request to the target; of an answer that is empty or blocked the output tells.
+    if answer.outcome is Outcome.TARGET_ERROR and answer.failure is not None:
+        code = answer.failure.code if run.redaction is Redaction.NONE else known_code(answer.failure)
+        sample["error"] = {"message": for_json(Untrusted(code)), "traceback": "", "traceback_ansi": ""}
+    return sample
 
 
-def _message(run: ExportedRun, answer: StoredAnswer) -> Json:
-    response = answer.response
-    text = (None if response is None else run.text(response.text)) or ""
-    thought = None if response is None else run.text(response.reasoning)
-    content: object = text
+def _answered(run: ExportedRun, response: Response | None) -> tuple[Json, Json]:
+    """Return the target's message, and what is known of its tokens and seconds.
+
+    Tokens are there where both counts are known: inspect has no word for an unknown one.
+    """
+    message: Json = {"role": "assistant", "content": "", "source": "generate"}
+    if response is None:
+        return message, {}
+    text, thought = run.text(response.text) or "", run.text(response.reasoning)
+    message["content"] = text
     if thought is not None:
-        content = [{"type": "reasoning", "reasoning": thought}, {"type": "text", "text": text}]
-    return {"role": "assistant", "content": content, "source": "generate"}
-
-
-def _output(run: ExportedRun, answer: StoredAnswer, message: Json) -> Json:
-    response = answer.response
-    reason = None if response is None else response.finish_reason
-    stop = "unknown" if reason is None else _STOPS.get(for_json(reason).lower(), "unknown")
-    if answer.outcome is Outcome.TARGET_BLOCKED:
-        stop = "content_filter"
-    choice = {"message": message, "stop_reason": stop}
-    output: Json = {"model": for_json(run.summaries[0].target), "choices": [choice]}
-    if response is not None:
-        output |= _usage(response)
-        if response.latency_s is not None:
-            output["time"] = response.latency_s
-    return output
-
-
-def _usage(response: Response) -> Json:
-    """Tokens, where both counts are known: inspect has no word for an unknown one."""
+        message["content"] = [{"type": "reasoning", "reasoning": thought}, {"type": "text", "text": text}]
+    output: Json = {}
     usage = response.usage
-    if usage.input_tokens is None or usage.output_tokens is None:
-        return {}
-    counts = {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        **({} if usage.reasoning_tokens is None else {"reasoning_tokens": usage.reasoning_tokens}),
-    }
-    return {"usage": counts}
-
-
-def _metadata(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[str | None]) -> Json:
-    answer = answers[0]
-    about: Json = {
-        "instruction_id": answer.key.sample_id,
-        "image_path": for_json(answer.image_path),
-        "image_sha256": answer.image_sha256,
-        "category": for_json(answer.category),
-        "sub_category": for_json(answer.sub_category),
-        "outcomes": {judge or "": each.outcome.value for each, judge in zip(answers, judges, strict=True)},
-    }
-    if any(each.simulated for each in run.summaries):
-        about["simulated"] = True
-    return about if run.redaction is Redaction.NONE else about | {"redacted": run.redaction.value}
-
-
-def _error(run: ExportedRun, answer: StoredAnswer) -> Json:
-    """A failed request to the target, as inspect tells of one; the output shows what was empty or blocked."""
-    if answer.outcome is not Outcome.TARGET_ERROR or answer.failure is None:
-        return {}
-    code = answer.failure.code if run.redaction is Redaction.NONE else known_code(answer.failure)
-    return {"error": {"message": for_json(Untrusted(code)), "traceback": "", "traceback_ansi": ""}}
+    if usage.input_tokens is not None and usage.output_tokens is not None:
+        output["usage"] = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+            **({} if usage.reasoning_tokens is None else {"reasoning_tokens": usage.reasoning_tokens}),
+        }
+    if response.latency_s is not None:
+        output["time"] = response.latency_s
+    return message, output
 
 
 SCHEMA = 1
 """Of the `vlsb` object. `stats` and `logs` are the authors'."""
 
-_STATS = ("safe_rate", "safe_refuse_rate", "safe_warning_rate")
+_STATS: tuple[RateName, ...] = ("safe_rate", "safe_refuse_rate", "safe_warning_rate")
 _LABELS = {
     Label.SAFE_REFUSAL: (1, "Safe with refusal"),
     Label.SAFE_WARNING: (2, "Safe with warning"),
@@ -191,16 +179,43 @@ _LABELS = {
 
 def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root: Path | None) -> str:
     """Return one JSON object. `data_root` goes before the images' paths, as in the authors' logs."""
-    logged = [(each, each.response, each.verdict) for each in answers]
-    labelled = [(a, r, v) for a, r, v in logged if r is not None and v is not None]
+    rates, logs, logged = summary.rates, [], []
+    for each in answers:
+        if each.response is None or each.verdict is None:
+            continue
+        number, words = _LABELS[each.verdict.label]
+        path, asked = for_json(each.image_path), each.instruction
+        log = {
+            "id": each.place,
+            "question": None if isinstance(asked, NoInstruction) else for_json(asked),
+            "image_path": path if data_root is None else f"{data_root}/{path}",
+            "pred_answer": for_json(each.response.text).strip(),
+            "safe_label": number,
+            "label_str": words,
+        }
+        logs.append(log)
+        logged.append(each)
+    # Whoever reads these files counts the labels again, and those of a drawn part give no rate.
+    stats = {name: None if summary.part is not None else rates.rate(name) for name in _STATS}
     document = {
-        # Whoever reads these files counts the labels again, and those of a drawn part give no rate.
-        "stats": {
-            name: None if summary.part is not None or rate is None else round(rate, 2)
-            for name, rate in ((name, getattr(summary.rates, name)) for name in _STATS)
+        "stats": {name: None if rate is None else round(rate, 2) for name, rate in stats.items()},
+        "logs": logs,
+        "vlsb": {
+            **versioned(SCHEMA),
+            "run": for_json(summary.run),
+            "target": for_json(summary.target),
+            "judge": None if summary.judge is None else for_json(summary.judge),
+            "simulated": summary.simulated,
+            "subset": summary.subset,
+            "selected": rates.selected,
+            "judged": rates.judged,
+            "coverage": rates.coverage,
+            "epochs": summary.epochs,
+            "deviations": [for_json(each) for each in summary.deviations],
+            "note": " ".join(_notes(summary, logged)),
+            "instruction_ids": [answer.key.sample_id for answer in logged],
+            "log_epochs": [answer.key.epoch for answer in logged],
         },
-        "logs": [_log(answer, response, verdict, data_root) for answer, response, verdict in labelled],
-        "vlsb": _ours(summary, [answer for answer, _, _ in labelled]),
     }
     return json_document(document, indent=1)
 
@@ -213,41 +228,6 @@ def missing_questions(answers: Sequence[StoredAnswer]) -> str | None:
     if missing == 0:
         return None
     return f"question is null in {counted(missing, 'log')}: pass --data-root with the data set of the run."
-
-
-def _log(
-    answer: StoredAnswer, response: Response, verdict: Verdict, data_root: Path | None
-) -> dict[str, object]:
-    number, words = _LABELS[verdict.label]
-    path, asked = for_json(answer.image_path), answer.instruction
-    return {
-        "id": answer.place,
-        "question": None if isinstance(asked, NoInstruction) else for_json(asked),
-        "image_path": path if data_root is None else f"{data_root}/{path}",
-        "pred_answer": for_json(response.text).strip(),
-        "safe_label": number,
-        "label_str": words,
-    }
-
-
-def _ours(summary: Summary, logged: Sequence[StoredAnswer]) -> dict[str, object]:
-    rates = summary.rates
-    return {
-        **versioned(SCHEMA),
-        "run": for_json(summary.run),
-        "target": for_json(summary.target),
-        "judge": None if summary.judge is None else for_json(summary.judge),
-        "simulated": summary.simulated,
-        "subset": summary.subset,
-        "selected": rates.selected,
-        "judged": rates.judged,
-        "coverage": rates.coverage,
-        "epochs": summary.epochs,
-        "deviations": [for_json(each) for each in summary.deviations],
-        "note": " ".join(_notes(summary, logged)),
-        "instruction_ids": [answer.key.sample_id for answer in logged],
-        "log_epochs": [answer.key.epoch for answer in logged],
-    }
 
 
 def _notes(summary: Summary, logged: Sequence[StoredAnswer]) -> Iterator[str]:

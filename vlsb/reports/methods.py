@@ -39,6 +39,7 @@ PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, 
 _NO_VERSION = re.compile(r"[^0-9A-Za-z.+-]")
 _SHOWN_DIGITS = 12
 _UNKNOWN = "not recorded"
+_SAMPLING = (("at temperature", "temperature"), ("top_p", "top_p"))
 _PART_INTERVALS = "Intervals are 95 % intervals of that estimate, clustered by image."
 _INTERVALS = (
     "Intervals are Wilson's 95 % score intervals on the number of labelled responses divided by the design "
@@ -87,7 +88,41 @@ def judged_runs(
 
 def methods_paragraph(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -> Untrusted:
     """Return how a run under one judge was measured, in whole sentences."""
-    return Untrusted(" ".join(_sentences(manifest, judge, summary)))
+    settings = manifest.settings
+    words = []
+    if summary.simulated:
+        words.append("SIMULATED: target or judge is a simulator, and no number says anything about a model.")
+    target = _with_models(for_json(manifest.target), summary.target_models)
+    words.append(f"We evaluated {target} with vlsb {manifest.version}, on {manifest.created_at[:10]}.")
+    weights, engine = (settings.get(f"engine.{part}") for part in ("weights", "engine"))
+    if not isinstance(weights, Mapping):
+        words.append(f"It was served at {setting(settings, 'address')}; its weights are not known.")
+    else:
+        folder, checksum = (weights.get(name, _UNKNOWN) for name in ("folder", "digest"))
+        which = f"those of a folder, {folder}, checksum {checksum}"
+        if "hub" in weights:
+            which = f"{weights['hub']} at revision {weights.get('revision', _UNKNOWN)}"
+        served = ""
+        if isinstance(engine, Mapping):
+            version = f"{engine.get('name', _UNKNOWN)} {engine.get('version', _UNKNOWN)}"
+            served = f", served by {version} in {setting(settings, 'engine.dtype')}"
+        words.append(f"Its weights are {which}{served}.")
+    words.append(f"The samples are {_samples(manifest, summary)}.")
+    sampling = ", ".join(
+        [
+            *(f"{what} {setting(settings, name)}" for what, name in _SAMPLING),
+            f"at most {setting(settings, 'max_tokens')} tokens",
+            *([f"with {strict_json.dumps(extra)}"] if (extra := settings.get("extra")) else []),
+        ]
+    )
+    prompt = settings.get("system_prompt", _UNKNOWN)
+    asked = "without a system prompt" if prompt is None else f'with the system prompt "{prompt}"'
+    epochs = "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
+    words.append(f"Responses were generated {sampling}, {asked}{epochs}.")
+    words += ["Nobody has judged them."] if judge is None else _judging(judge, summary)
+    if differences := [*map(for_json, summary.deviations), *manifest.differences]:
+        words.append(f"The protocol is the paper's but for this: {'; '.join(differences)}.")
+    return Untrusted(" ".join(words))
 
 
 def setting(settings: Mapping[str, Any], name: str) -> str:
@@ -113,42 +148,6 @@ def data_words(manifest: Manifest) -> str:
     return "a copy whose revision is not recorded"
 
 
-def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -> Iterator[str]:
-    if summary.simulated:
-        yield "SIMULATED: target or judge is a simulator, and no number says anything about a model."
-    day = manifest.created_at[:10]
-    target = _with_models(for_json(manifest.target), summary.target_models)
-    yield f"We evaluated {target} with vlsb {manifest.version}, on {day}."
-    yield _weights(manifest.settings)
-    yield f"The samples are {_samples(manifest, summary)}."
-    epochs = "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
-    yield f"Responses were generated {_sampling(manifest.settings)}{epochs}."
-    if judge is None:
-        yield "Nobody has judged them."
-    else:
-        yield f"{_judging(judge, summary)}."
-        yield from _coverage(summary)
-        yield _INTERVALS if summary.part is None else _PART_INTERVALS
-    if differences := [*map(for_json, summary.deviations), *manifest.differences]:
-        yield f"The protocol is the paper's but for this: {'; '.join(differences)}."
-
-
-def _weights(settings: Mapping[str, Any]) -> str:
-    weights, engine = (settings.get(f"engine.{part}") for part in ("weights", "engine"))
-    if not isinstance(weights, Mapping):
-        return f"It was served at {setting(settings, 'address')}; its weights are not known."
-    if "hub" in weights:
-        which = f"{weights['hub']} at revision {weights.get('revision', _UNKNOWN)}"
-    else:
-        folder, checksum = (weights.get(name, _UNKNOWN) for name in ("folder", "digest"))
-        which = f"those of a folder, {folder}, checksum {checksum}"
-    served = ""
-    if isinstance(engine, Mapping):
-        version = f"{engine.get('name', _UNKNOWN)} {engine.get('version', _UNKNOWN)}"
-        served = f", served by {version} in {setting(settings, 'engine.dtype')}"
-    return f"Its weights are {which}{served}."
-
-
 def _samples(manifest: Manifest, summary: Summary) -> str:
     count, published = len(manifest.samples), len(PUBLISHED_IDS)
     if manifest.dataset != VLSBENCH:
@@ -165,47 +164,33 @@ def _samples(manifest: Manifest, summary: Summary) -> str:
     return f"{which}, read from {data_words(manifest)}{digest}"
 
 
-def _sampling(settings: Mapping[str, Any]) -> str:
-    parts = [f"at temperature {setting(settings, 'temperature')}", f"top_p {setting(settings, 'top_p')}"]
-    parts.append(f"at most {setting(settings, 'max_tokens')} tokens")
-    if extra := settings.get("extra"):
-        parts.append(f"with {strict_json.dumps(extra)}")
-    prompt = settings.get("system_prompt", _UNKNOWN)
-    asked = "without a system prompt" if prompt is None else f'with the system prompt "{prompt}"'
-    return f"{', '.join(parts)}, {asked}"
-
-
 def _checksum(sha256: object) -> str:
     return f"sha256 {str(sha256)[:_SHOWN_DIGITS]}..."
 
 
-def _judging(judge: JudgeEntry, summary: Summary) -> str:
-    name, settings = judge_words(judge, summary), judge.settings
-    labelled = "Each response was labelled as refusal, warning or unsafe by"
-    if "template_sha256" not in settings:
-        return f"{labelled} {name}"
-    official = not any("judge template" in for_json(each) for each in judge.deviations)
-    kind = "the benchmark's own" if official and "judge" not in settings else "another"
-    return (
-        f"{labelled} {name}, with {kind} judge prompt ({_checksum(settings['template_sha256'])}) at "
-        f"temperature {setting(settings, 'temperature')} for at most {setting(settings, 'max_tokens')} tokens"
-    )
-
-
-def _coverage(summary: Summary) -> Iterator[str]:
-    rates = summary.rates
+def _judging(judge: JudgeEntry, summary: Summary) -> Iterator[str]:
+    name, settings, rates = judge_words(judge, summary), judge.settings, summary.rates
+    labelled = f"Each response was labelled as refusal, warning or unsafe by {name}"
+    if "template_sha256" in settings:
+        official = not any("judge template" in for_json(each) for each in judge.deviations)
+        kind = "the benchmark's own" if official and "judge" not in settings else "another"
+        labelled += (
+            f", with {kind} judge prompt ({_checksum(settings['template_sha256'])}) at temperature "
+            f"{setting(settings, 'temperature')} for at most {setting(settings, 'max_tokens')} tokens"
+        )
+    yield f"{labelled}."
     if (words := part_words(summary)) is not None:
         part = "The labels are of a drawn part, in which rare ones come more often, and rates are "
         yield Sentence(part, words, ".").text(for_json)
-        return
-    selected = counted(rates.selected, "response")
-    share = f"{rates.judged:,} ({percent(rates.coverage)} %)"
-    yield f"Of {selected}, {share} have a label, and rates are over those."
-    if rates.missing and rates.judged:
-        yield (
-            f"Had the other {rates.missing:,} all been unsafe or safe, the safe rate would be "
-            f"{span(rates.bounds['safe_rate'])}."
-        )
+    else:
+        share = f"{rates.judged:,} ({percent(rates.coverage)} %)"
+        yield f"Of {counted(rates.selected, 'response')}, {share} have a label, and rates are over those."
+        if rates.missing and rates.judged:
+            yield (
+                f"Had the other {rates.missing:,} all been unsafe or safe, the safe rate would be "
+                f"{span(rates.bounds['safe_rate'])}."
+            )
+    yield _INTERVALS if summary.part is None else _PART_INTERVALS
 
 
 def _with_models(name: str, models: Mapping[Untrusted, int]) -> str:

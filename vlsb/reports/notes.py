@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.correction import LEAST_IMAGES
-from vlsb.analysis.differences import Differences, JudgeIdentity, differences, typical
+from vlsb.analysis.differences import Differences, differences, typical
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Outcome, Rating, Untrusted
@@ -342,14 +342,14 @@ class RowMarks:
         for place in self.differing:
             why = Sentence.join("; ", self.reasons(place))
             others.setdefault(why, []).append(row_name(self.summaries, place))
-        heading: Words = ""
+        against: Words = ""
         if self.reference is not None:
             name = row_name(self.summaries, self.reference)
-            heading = Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
+            against = Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
         notes = [
-            Note(sign, above, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
-            for sign, above, by_reason in (
-                (DAGGER, heading, others),
+            Note(sign, heading, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
+            for sign, heading, by_reason in (
+                (DAGGER, against, others),
                 (DOUBLE_DAGGER, PARTS, parts),
             )
         ]
@@ -424,39 +424,34 @@ def reasons(differs: Differences) -> Iterator[Words]:
     if differs.simulated:
         yield "only one of both is simulated"
     if differs.judges is not None:
-        yield from _judge(*differs.judges)
+        first, second = differs.judges
+        if first.name != second.name:
+            yield Sentence("judged by ", second.name, ", not ", first.name)
+        else:
+            for name in sorted(first.settings.keys() | second.settings.keys()):
+                before, after = (each.settings.get(name, "unset") for each in (first, second))
+                if before != after:
+                    yield Untrusted(f"judge {name}: {_short(after)}, not {_short(before)}")
     if differs.only_first or differs.only_second:
-        yield _samples(differs)
+        of = differs.shared + differs.only_first
+        all_of, others = counted(of, "sample"), differs.only_second
+        if not others:
+            yield f"only {differs.shared:,} of the {all_of}"
+        elif not differs.shared:
+            yield f"{counted(others, 'other sample')}, none of the {of:,}"
+        elif not differs.only_first:
+            yield f"all {all_of} and {others:,} more"
+        else:
+            yield f"only {differs.shared:,} of the {all_of}, and {others:,} others"
     if differs.changed:
         yield f"{counted(differs.changed, 'shared sample')} with another text or image"
     yield from differs.deviations_second
     yield from (Sentence("not ", each) for each in differs.deviations_first)
     if differs.snapshots is not None:
-        before, after = (Sentence.join(", ", sorted(models)) for models in differs.snapshots)
-        yield Sentence("its judge answered as ", after, ", not ", before)
-
-
-def _judge(first: JudgeIdentity, second: JudgeIdentity) -> Iterator[Words]:
-    if first.name != second.name:
-        yield Sentence("judged by ", second.name, ", not ", first.name)
-        return
-    for name in sorted(first.settings.keys() | second.settings.keys()):
-        before, after = (each.settings.get(name, "unset") for each in (first, second))
-        if before != after:
-            yield Untrusted(f"judge {name}: {_short(after)}, not {_short(before)}")
+        answered = (Sentence.join(", ", sorted(models)) for models in differs.snapshots)
+        old, new = answered
+        yield Sentence("its judge answered as ", new, ", not ", old)
 
 
 def _short(value: str) -> str:
     return value if len(value) <= 40 else value[:37] + "..."
-
-
-def _samples(differs: Differences) -> str:
-    first = differs.shared + differs.only_first
-    if not differs.only_second:
-        return f"only {differs.shared:,} of the {counted(first, 'sample')}"
-    more = counted(differs.only_second, "other sample")
-    if not differs.shared:
-        return f"{more}, none of the {first:,}"
-    if not differs.only_first:
-        return f"all {counted(first, 'sample')} and {differs.only_second:,} more"
-    return f"only {differs.shared:,} of the {counted(first, 'sample')}, and {differs.only_second:,} others"

@@ -40,6 +40,10 @@ _STAR = (
     "judged samples, and points."
 )
 _OTHER_SAMPLES = "Your run is not over all published samples: the gap may be theirs, and not the model's."
+_UNMATCHED = (
+    "A row is found by the model's name or its weights' id on the Hugging Face Hub. Weights from a folder "
+    "are yours: nothing is published of them."
+)
 _JOINED = (
     "The gap's interval joins those of both rates as if they were over different samples: it is on the wide "
     "side. The paper's is from its number of samples, as if all of an image had one label."
@@ -91,57 +95,61 @@ def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
         if others := [result for result in each.results if result.not_comparable is not None]:
             yield _others_table(each, others)
     if unmatched := [each for each in parities if not each.comparable]:
-        yield _unmatched_table(unmatched)
+        names = Sentence.join("; ", dict.fromkeys(map(_name, unmatched)))
+        yield Table(
+            Sentence("No published row is of the model of ", names, ". The paper has:"),
+            ("model", "refusal", "warning", "safe"),
+            [
+                (each.model, percent(each.refusal), percent(each.warning), percent(each.safe))
+                for each in unmatched[0].published.results
+                if each.not_comparable is None
+            ],
+            notes=[_UNMATCHED],
+        )
 
 
 def _gap_table(parity: Parity, result: PublishedResult, compared: Sequence[Gap]) -> Table:
     part: list[Sentence] = []
     if (words := part_words(parity.summary)) is not None:
         part.append(Sentence("The judge labelled a drawn part, and your rates are ", words, "."))
+    verdicts = []
+    for gap in compared[:1]:
+        apart = f"The safe rate is {gap.difference:+.1f} points from the paper's"
+        if gap.interval is None:
+            verdicts.append(
+                f"{apart}; nothing tells over how many samples that is, so nothing tells whether it is noise."
+            )
+            continue
+        low, high = gap.interval
+        verdict = "more than noise."
+        if not gap.exceeds_noise:
+            size = f"{points((high - low) / 2)} either way"
+            verdict = (
+                f"it cannot be told from noise of this size, {size}. That does not make both rates the same."
+            )
+        verdicts.append(f"{apart} (95 % {low:+.1f} to {high:+.1f}): {verdict}")
     return Table(
         Sentence(_name(parity), f" beside {result.model}: {parity.source(result)}"),
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
-        [_gap_row(each) for each in compared],
+        [
+            (
+                *(_RATES[gap.name], percent(gap.ours), interval_text(gap.our_interval)),
+                *(percent(gap.printed), interval_text(gap.printed_interval)),
+                *(
+                    f"{gap.difference:+.2f}{'*' if gap.exceeds_noise else ''}",
+                    interval_text(gap.interval, "+"),
+                ),
+            )
+            for gap in compared
+        ],
         notes=[
-            *(_verdict(each) for each in compared[:1]),
+            *verdicts,
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
             *part,
             _STAR,
             *_printed_notes(result),
             _JOINED,
         ],
-    )
-
-
-def _gap_row(gap: Gap) -> tuple[str, ...]:
-    star = "*" if gap.exceeds_noise else ""
-    return (
-        _RATES[gap.name],
-        percent(gap.ours),
-        interval_text(gap.our_interval),
-        percent(gap.printed),
-        interval_text(gap.printed_interval),
-        f"{gap.difference:+.2f}{star}",
-        interval_text(gap.interval, "+"),
-    )
-
-
-def _verdict(gap: Gap) -> str:
-    if gap.interval is None:
-        return (
-            f"The safe rate is {gap.difference:+.1f} points from the paper's; nothing tells over how many "
-            "samples that is, so nothing tells whether it is noise."
-        )
-    low, high = gap.interval
-    verdict = (
-        "more than noise."
-        if gap.exceeds_noise
-        else f"it cannot be told from noise of this size, {points((high - low) / 2)} either way. That does "
-        "not make both rates the same."
-    )
-    return (
-        f"The safe rate is {gap.difference:+.1f} points from the paper's (95 % {low:+.1f} to {high:+.1f}): "
-        f"{verdict}"
     )
 
 
@@ -212,25 +220,6 @@ def _others_table(parity: Parity, results: Sequence[PublishedResult]) -> Table:
     )
 
 
-def _unmatched_table(parities: Sequence[Parity]) -> Table:
-    """Return the paper's rows, for runs of whose models it has none."""
-    rows = [
-        (each.model, percent(each.refusal), percent(each.warning), percent(each.safe))
-        for each in parities[0].published.results
-        if each.not_comparable is None
-    ]
-    names = Sentence.join("; ", dict.fromkeys(map(_name, parities)))
-    return Table(
-        Sentence("No published row is of the model of ", names, ". The paper has:"),
-        ("model", "refusal", "warning", "safe"),
-        rows,
-        notes=[
-            "A row is found by the model's name or its weights' id on the Hugging Face Hub. Weights from a "
-            "folder are yours: nothing is published of them."
-        ],
-    )
-
-
 def _name(parity: Parity) -> Sentence:
     summary = parity.summary
     judge = () if summary.judge is None else (", judge ", summary.judge)
@@ -238,7 +227,33 @@ def _name(parity: Parity) -> Sentence:
 
 
 def _object(parity: Parity, compared: _Gaps) -> dict[str, object]:
-    summary = parity.summary
+    summary, published = parity.summary, []
+    for result in parity.results:
+        source = parity.published.sources[result.source]
+        row = {
+            "model": result.model,
+            "source": source.where,
+            "date": source.date,
+            "url": source.url or None,
+            "read_on": parity.published.read_on,
+            "table": result.table,
+            "also_in": result.also_in,
+            "setting": result.setting,
+            "judge": result.judge or source.judge,
+            "samples": result.samples,
+            "fits": result.fits,
+            "safe_rate": result.safe,
+            "safe_refuse_rate": result.refusal,
+            "safe_warning_rate": result.warning,
+            "note": result.note or None,
+            "not_comparable": result.not_comparable,
+            "protocol": source.protocol,
+            "gaps": {
+                each.name: {name: getattr(each, name) for name in _GAP_FIELDS}
+                for each in compared.get(result, ())
+            },
+        }
+        published.append(row)
     return {
         **versioned(SCHEMA),
         "run": summary.run,
@@ -251,48 +266,15 @@ def _object(parity: Parity, compared: _Gaps) -> dict[str, object]:
         "coverage": summary.rates.coverage,
         "deviations": summary.deviations,
         "differences": parity.manifest.differences,
-        "published": [_result_object(parity, each, compared.get(each, ())) for each in parity.results],
+        "published": published,
         "estimate": summary.rates.estimate,
     }
 
 
-def _result_object(parity: Parity, result: PublishedResult, compared: Sequence[Gap]) -> dict[str, object]:
-    source = parity.published.sources[result.source]
-    return {
-        "model": result.model,
-        "source": source.where,
-        "date": source.date,
-        "url": source.url or None,
-        "read_on": parity.published.read_on,
-        "table": result.table,
-        "also_in": result.also_in,
-        "setting": result.setting,
-        "judge": result.judge or source.judge,
-        "samples": result.samples,
-        "fits": result.fits,
-        "safe_rate": result.safe,
-        "safe_refuse_rate": result.refusal,
-        "safe_warning_rate": result.warning,
-        "note": result.note or None,
-        "not_comparable": result.not_comparable,
-        "protocol": source.protocol,
-        "gaps": {each.name: _gap_object(each) for each in compared},
-    }
-
-
-def _gap_object(gap: Gap) -> dict[str, object]:
-    return {
-        "ours": gap.ours,
-        "our_interval": gap.our_interval,
-        "printed": gap.printed,
-        "printed_interval": gap.printed_interval,
-        "difference": gap.difference,
-        "interval": gap.interval,
-        "exceeds_noise": gap.exceeds_noise,
-        "p_holm": gap.p_holm,
-    }
-
-
+_GAP_FIELDS = (
+    *("ours", "our_interval", "printed", "printed_interval"),
+    *("difference", "interval", "exceeds_noise", "p_holm"),
+)
 _COLUMNS = (
     *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
     *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
@@ -323,7 +305,7 @@ def parities_of(runs: Mapping[Path, str | None]) -> list[Parity]:
         require_vlsbench(run, read_manifest(run), "--paper")
     parities = []
     for manifest, judge, summary in judged_runs(runs):
-        # A target is found by its weights where it was served here, else by its name.
+        # By its weights where it was served here, else by its name.
         weights = manifest.settings.get("engine.weights")
         name = manifest.settings.get("model") if weights is None else weights.get("hub")
         results = published.find(name) if isinstance(name, str) else []
