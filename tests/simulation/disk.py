@@ -11,7 +11,7 @@ import fcntl
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +127,18 @@ class Op:
     data: bytes = b""
 
 
+RETURNED = "returned"
+"""The kind of a mark: the program had come to its end, and said so."""
 FOLDER = 0
 """The number of everything that is a folder."""
+
+
+def moved(names: Mapping[str, int], old: str, new: str) -> dict[str, int]:
+    """Give what stands below the folder `old` its names below `new`."""
+    return {
+        new + path.removeprefix(old) if path.startswith(f"{old}/") else path: number
+        for path, number in names.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,8 @@ class Recorder:
                 del self._names[name]
             else:
                 self._names[name] = number
+        if kind == "rename" and names[1][1] == FOLDER:
+            self._names = moved(self._names, names[0][0], names[1][0])
         self.ops.append(Op(kind, self._now(), folder=os.path.dirname(path), names=names))  # noqa: PTH120
 
     def _written(self, call: Call, count: int) -> None:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vlsb
-from tests.simulation.crash_orders import BEFORE, build
+from tests.simulation.crash_states import build
+from tests.simulation.crash_subjects import BEFORE
 from tests.simulation.disk import Call, Disk
 from tests.simulation.laboratory import fix_hashes
 from tests.simulation.promises import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.simulation.crash_orders import NONE, build, pending, record, require_promises
+from tests.simulation.crash_states import NONE, build, pending
+from tests.simulation.crash_subjects import SUBJECTS, record, require_promises
 from tests.simulation.history import set_environment, write_data
 from tests.simulation.io_errors import Fault, calls_of, require_read, require_survived, snapshot
 from tests.simulation.laboratory import HASHES
@@ -41,7 +43,7 @@ def explore(module: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_a_crash_leaves_in_any_order_breaks_no_promise() -> None:
-    ended = explore("crash_orders", "80", "--each", "20")
+    ended = explore("crash_orders", "160", "--each", "20")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert " 0 broken promises" in ended.stdout
@@ -62,6 +64,17 @@ def test_a_sync_that_is_left_out_loses_what_was_promised(run: SmallRun, is_folde
 
     with pytest.raises(Broken):
         require_promises(run, trace, end, dict.fromkeys(pending(trace, end), NONE))
+
+
+@pytest.mark.parametrize("name", ["a repair", "a merge", "the draws of an audit", "a run that begins again"])
+def test_a_power_cut_that_keeps_nothing_but_a_rename_loses_nothing(run: SmallRun, name: str) -> None:
+    trace = SUBJECTS[name].record(run, random.Random(1))
+    renamed = [at for at, op in enumerate(trace.ops, start=1) if op.kind == "rename"]
+
+    assert renamed
+    for at in (*renamed, len(trace.ops)):
+        others = [each for each in pending(trace, at) if trace.ops[each].kind != "rename"]
+        SUBJECTS[name].require(run, trace, at, dict.fromkeys(others, NONE))
 
 
 def test_a_call_of_the_disk_that_fails_breaks_no_promise() -> None:

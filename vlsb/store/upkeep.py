@@ -84,6 +84,8 @@ def _repair(path: Path, parse: _Parse) -> Repaired | None:
     try:
         with new_file(quarantine) as file:
             file.writelines(line + b"\n" for line in bad)
+        # Before the file lacks them: a power cut may keep the later of two names alone.
+        sync_directory(path.parent)
         replace_file(path, (line + b"\n" for line in good))
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be repaired", error) from error
@@ -136,6 +138,7 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
             raise StoreError(f"{draft}: is left over from an earlier merge. Remove it.") from None
         write_manifest(draft, manifest)
         _write_rows(parts, states, manifest, draft)
+        sync_directory(draft)
         draft.rename(into)
         sync_directory(into.parent)
     return len(manifest.samples)
