@@ -13,10 +13,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vlsb.analysis.rates import RATES, Rates
-from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
+from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import (
-    CsvCell,
     for_csv,
     for_json,
     for_latex,
@@ -86,16 +85,19 @@ def rates_report(summaries: Sequence[Summary]) -> Report:
         remarked = (each.text for each in remarks(summary))
         notes += [Sentence(row, each) for each in (*counts, *remarked, *_deviations(summary))]
     runs, *categories = _tables(marks)
+    cells = (
+        [
+            Sentence.join("; ", cell).text(for_csv) if isinstance(cell, tuple) else cell
+            for cell in row.values()
+        ]
+        for row in _rows(marks)
+    )
     return Report(
         tables=[replace(runs, notes=notes), *categories],
         # Of many runs either takes longer than the tables, and no format has both.
         data=(_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)),
-        records=Records(tuple(_COLUMNS), ([*map(_csv_cell, row.values())] for row in _rows(marks))),
+        records=Records(tuple(_COLUMNS), cells),
     )
-
-
-def _csv_cell(cell: _Cell) -> CsvCell:
-    return Sentence.join("; ", cell).text(for_csv) if isinstance(cell, tuple) else cell
 
 
 def to_markdown(summaries: Sequence[Summary]) -> str:
@@ -182,14 +184,16 @@ def to_parquet(summaries: Sequence[Summary]) -> bytes:
 
 def to_rows(summaries: Sequence[Summary]) -> list[dict[str, object]]:
     """Return the rows of the CSV as they are, text in printable characters and several words as a list."""
-    rows = _rows(mark(in_order(summaries)))
-    return [{name: _printable(each) for name, each in row.items()} for row in rows]
-
-
-def _printable(cell: _Cell) -> object:
-    if isinstance(cell, tuple):
-        return [text_of(each, for_terminal) for each in cell]
-    return for_terminal(cell) if isinstance(cell, Untrusted) else cell
+    rows = []
+    for row in _rows(mark(in_order(summaries))):
+        printable: dict[str, object] = dict(row)
+        for name, cell in row.items():
+            if isinstance(cell, tuple):
+                printable[name] = [text_of(each, for_terminal) for each in cell]
+            elif isinstance(cell, Untrusted):
+                printable[name] = for_terminal(cell)
+        rows.append(printable)
+    return rows
 
 
 _Cell = str | Untrusted | bool | int | float | tuple[Words, ...] | None
@@ -219,15 +223,37 @@ _COLUMNS: Mapping[str, type] = {
 def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
     """Return a row for each summary, its categories and its run's guards, by the names of `_COLUMNS`."""
     for place, summary in enumerate(marks.summaries):
+        differs = marks.differing.get(place)
+        against = None if differs is None or marks.reference is None else marks.summaries[marks.reference]
+        conditions: dict[str, _Cell] = {
+            "subset": summary.subset,
+            "epochs": summary.epochs,
+            "flip_share": summary.flip_share,
+            "flip_samples": summary.flip_samples,
+            **_digests(summary),
+            "deviations": tuple(summary.deviations),
+            "differs_from": None if against is None else against.run,
+            "differs_in": () if differs is None else tuple(aspect.value for aspect in differs.aspects),
+        }
         groups: list[tuple[str, str | Untrusted, Rates]] = [("all", "", summary.rates)]
         groups += [("category", name, of) for name, of in summary.by_category.items()]
         for scope, name, rates in groups:
             head = _head(summary) | {"scope": scope, "name": name}
-            row = head | _rate_cells(rates) | _condition_cells(marks, place)
+            row = head | _rate_cells(rates) | conditions
             yield {column: row.get(column) for column in _COLUMNS}
     for summary in {each.path: each for each in marks.summaries}.values():
         for guard in summary.guards:
-            row = _head(summary) | _guard_cells(guard)
+            rated = {rating: guard.ratings.get(rating, 0) if guard.rates_harm else None for rating in Rating}
+            row = _head(summary) | {
+                "judge": guard.guard,
+                "scope": "guard",
+                "name": "",
+                "selected": guard.responses,
+                "found": guard.found,
+                **{f"rated_{rating.value}": count for rating, count in rated.items()},
+                "refusals": guard.refusals,
+                "failed": guard.failed,
+            }
             yield {column: row.get(column) for column in _COLUMNS}
 
 
@@ -253,37 +279,6 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
         values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
         row |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
     return row
-
-
-def _guard_cells(guard: GuardCounts) -> dict[str, _Cell]:
-    return {
-        "judge": guard.guard,
-        "scope": "guard",
-        "name": "",
-        "selected": guard.responses,
-        "found": guard.found,
-        **{
-            f"rated_{rating.value}": guard.ratings.get(rating, 0) if guard.rates_harm else None
-            for rating in Rating
-        },
-        "refusals": guard.refusals,
-        "failed": guard.failed,
-    }
-
-
-def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
-    summary, differs = marks.summaries[place], marks.differing.get(place)
-    against = None if differs is None or marks.reference is None else marks.summaries[marks.reference]
-    return {
-        "subset": summary.subset,
-        "epochs": summary.epochs,
-        "flip_share": summary.flip_share,
-        "flip_samples": summary.flip_samples,
-        **_digests(summary),
-        "deviations": tuple(summary.deviations),
-        "differs_from": None if against is None else against.run,
-        "differs_in": () if differs is None else tuple(aspect.value for aspect in differs.aspects),
-    }
 
 
 def to_object(summary: Summary) -> dict[str, object]:
@@ -410,8 +405,8 @@ _LATEX_UNITS = (
     r"Rates are percent of the judged samples ($n$), with 95\,\% intervals clustered by image; "
     r"what is neither refusal nor warning is unsafe."
 )
-_N, _INTERVAL = "$n$", r"95\,\% CI"
-_HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
+_INTERVAL = r"95\,\% CI"
+_HEADINGS = ("$n$", "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
 _COVERAGE = " Coverage is the percent of the selected samples that were judged."
 
 
@@ -429,14 +424,25 @@ def to_latex(summaries: Sequence[Summary]) -> str:
     blocks = [PACKAGES]
     if marks.summaries:
         blocks.append(_runs(marks))
-    if rows := list(_category_rows(marks)):
-        blocks.append(_categories(marks, rows))
+    several, has_judges = len(marks.summaries) > 1, _has_judges(marks)
+    rows: list[_RatesRow] = []
+    before: Untrusted | None = None
+    for name, place, rates in by_category(marks.summaries):
+        is_new = name != before
+        words = [for_latex(name) if is_new else "", *([_marked(marks, place)] if several else [])]
+        words += [_latex_judge(marks.summaries[place])] if has_judges else []
+        rows.append(_RatesRow(words, rates, begins_group=several and is_new and before is not None))
+        before = name
+    if rows:
+        names = ["Category", *(["Run"] if several else []), *(["Judge"] if has_judges else [])]
+        signs = "".join(_SIGNS[each.sign] for each in marks.notes())
+        notes = [f"{signs} See Table~\\ref{{tab:vlsbench}}."] if signs else []
+        blocks.append(_float(marks, " by category", "tab:vlsbench-categories", names, rows, notes))
     return "\n\n".join(blocks) + "\n"
 
 
 def _runs(marks: RowMarks) -> str:
-    has_targets = any(each.target != each.run for each in marks.summaries)
-    has_judges = _has_judges(marks)
+    has_targets, has_judges = any(each.target != each.run for each in marks.summaries), _has_judges(marks)
     names = ["Run", *(["Model"] if has_targets else []), *(["Judge"] if has_judges else [])]
     rows = []
     for place, each in enumerate(marks.summaries):
@@ -444,97 +450,59 @@ def _runs(marks: RowMarks) -> str:
         words += [for_latex(each.target)] if has_targets else []
         words += [_latex_judge(each)] if has_judges else []
         rows.append(_RatesRow(words, each.rates))
-    reasons = []
+    notes = []
     for note in marks.notes():
-        lines = (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
-        reasons += [f"{_SIGNS[note.sign]} {latex(note.heading)}", *lines]
-    return latex_floats(
-        f"{_title(marks)}{_about(marks)}. {_LATEX_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
-        "tab:vlsbench",
-        _latex_table(names, rows),
-        [*reasons, *_qualifications(marks.summaries)],
-    )
+        lines = (latex(Sentence(of, ": ", why, ".")) for of, why in note.lines)
+        notes += [f"{_SIGNS[note.sign]} {latex(note.heading)}", *lines]
+    # What limits the numbers of rows is said once for all rows that it is true of.
+    limits: dict[Sentence, list[Words]] = {}
+    for place, each in enumerate(marks.summaries):
+        said = [remark.text for remark in remarks(replace(each, retirements=()))]
+        if each.deviations:
+            deviations = Sentence.join("; ", each.deviations).text(for_json).rstrip(".")
+            said.append(Untrusted(f"Deviations from the paper's protocol: {deviations}."))
+        if said:
+            limits.setdefault(Sentence.join(" ", said), []).append(row_name(marks.summaries, place))
+    notes += [latex(Sentence(Sentence.join("; ", of), ": ", limit)) for limit, of in limits.items()]
+    notes += map(latex, dict.fromkeys(model for each in marks.summaries for model in each.retirements))
+    return _float(marks, "", "tab:vlsbench", names, rows, notes)
 
 
-def _categories(marks: RowMarks, rows: Sequence[_RatesRow]) -> str:
-    names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
-    names += ["Judge"] if _has_judges(marks) else []
-    signs = [each.sign for each in marks.notes()]
-    return latex_floats(
-        f"{_title(marks)} by category{_about(marks)}. {_LATEX_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
-        "tab:vlsbench-categories",
-        _latex_table(names, rows),
-        [f"{''.join(_SIGNS[each] for each in signs)} See Table~\\ref{{tab:vlsbench}}."] if signs else [],
-    )
-
-
-def _category_rows(marks: RowMarks) -> Iterator[_RatesRow]:
-    several = len(marks.summaries) > 1
-    before: Untrusted | None = None
-    for name, place, rates in by_category(marks.summaries):
-        is_new = name != before
-        words = [for_latex(name) if is_new else "", *([_marked(marks, place)] if several else [])]
-        words += [_latex_judge(marks.summaries[place])] if _has_judges(marks) else []
-        yield _RatesRow(words, rates, begins_group=several and is_new and before is not None)
-        before = name
-
-
-def _latex_table(names: Sequence[str], rows: Sequence[_RatesRow]) -> LatexTable:
-    headings = [name for name in _HEADINGS if name != "Coverage" or _has_gaps(rows)]
+def _float(
+    marks: RowMarks,
+    by: str,
+    label: str,
+    names: Sequence[str],
+    rows: Sequence[_RatesRow],
+    notes: Sequence[str],
+) -> str:
+    """Write rows with their figures; the caption says what all runs have in common."""
+    has_gaps = any(row.rates.missing for row in rows)
+    headings = [name for name in _HEADINGS if name != "Coverage" or has_gaps]
     kinds = ["c" if heading == _INTERVAL else "r" for heading in headings]
-    return LatexTable(
-        f"{'l' * len(names)} {' '.join(kinds)}",
-        latex_row([*names, *headings]),
-        [LatexRow(latex_row([*row.words, *_cells(row.rates, headings)]), row.begins_group) for row in rows],
+    body = []
+    for row in rows:
+        rates = row.rates
+        percents = (rates.coverage, rates.safe_rate, rates.safe_refuse_rate, rates.safe_warning_rate)
+        coverage, safe, *parts = (_NONE if each is None else percent(each) for each in percents)
+        interval = _NONE if rates.safe_rate is None else safe_interval(rates)
+        figures = dict(zip(_HEADINGS, (f"{rates.labels:,}", coverage, safe, interval, *parts), strict=True))
+        cells = [*row.words, *(figures[heading] for heading in headings)]
+        body.append(LatexRow(latex_row(cells), row.begins_group))
+    shared = [*map(latex, shared_badges(marks.summaries))]
+    if not _has_judges(marks) and marks.summaries[0].judge is not None:
+        shared.append(f"judge {_latex_judge(marks.summaries[0])}")
+    about = f" ({'; '.join(shared)})" if shared else ""
+    title = f"{latex(dataset_title(marks.summaries))} safety rates{by}{about}"
+    caption = f"{title}. {_LATEX_UNITS}{_COVERAGE if has_gaps else ''}"
+    head = latex_row([*names, *headings])
+    return latex_floats(
+        caption, label, LatexTable(f"{'l' * len(names)} {' '.join(kinds)}", head, body), notes
     )
 
 
 def _has_judges(marks: RowMarks) -> bool:
     return len({each.judge for each in marks.summaries}) > 1
-
-
-def _has_gaps(rows: Sequence[_RatesRow]) -> bool:
-    return any(row.rates.missing for row in rows)
-
-
-def _cells(rates: Rates, headings: Sequence[str]) -> list[str]:
-    every = {
-        _N: f"{rates.labels:,}",
-        "Coverage": percent(rates.coverage),
-        "Safe": _NONE if rates.safe_rate is None else percent(rates.safe_rate),
-        _INTERVAL: _NONE if rates.safe_rate is None else safe_interval(rates),
-        "Refusal": _NONE if rates.safe_refuse_rate is None else percent(rates.safe_refuse_rate),
-        "Warning": _NONE if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
-    }
-    return [every[heading] for heading in headings]
-
-
-def _title(marks: RowMarks) -> str:
-    return f"{latex(dataset_title(marks.summaries))} safety rates"
-
-
-def _about(marks: RowMarks) -> str:
-    """Say what all rows have in common: simulated, the samples, the judge."""
-    shared = shared_badges(marks.summaries)
-    judges = {each.judge for each in marks.summaries}
-    parts = [*map(latex, shared)]
-    if len(judges) == 1 and marks.summaries[0].judge is not None:
-        parts.append(f"judge {_latex_judge(marks.summaries[0])}")
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
-    """Say what limits the numbers of rows, once for all rows that it is true of."""
-    rows: dict[Sentence, list[Words]] = {}
-    for place, summary in enumerate(summaries):
-        words = [each.text for each in remarks(replace(summary, retirements=()))]
-        if summary.deviations:
-            deviations = Sentence.join("; ", summary.deviations).text(for_json).rstrip(".")
-            words.append(Untrusted(f"Deviations from the paper's protocol: {deviations}."))
-        if words:
-            rows.setdefault(Sentence.join(" ", words), []).append(row_name(summaries, place))
-    yield from (latex(Sentence(Sentence.join("; ", names), ": ", words)) for words, names in rows.items())
-    yield from map(latex, dict.fromkeys(each for summary in summaries for each in summary.retirements))
 
 
 def _marked(marks: RowMarks, place: int) -> str:

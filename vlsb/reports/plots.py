@@ -148,7 +148,18 @@ def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) 
             if rates.safe_rate is not None:
                 # The dots of several runs stand below each other around the middle of the row.
                 below = 0.72 * ((place + 0.5) / len(summaries) - 0.5)
-                _dot(axes, place, names.index(name) + below, rates)
+                low, high = rates.intervals["safe_rate"]
+                axes.errorbar(
+                    rates.safe_rate,
+                    names.index(name) + below,
+                    xerr=[[rates.safe_rate - low], [high - rates.safe_rate]],
+                    color=_COLORS[place],
+                    marker=_MARKERS[place],
+                    markersize=3.4,
+                    linewidth=0.9,
+                    capsize=1.6,
+                    capthick=0.7,
+                )
         axes.set_yticks(range(len(names)), [_folded(for_terminal(name), width) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -354,22 +365,6 @@ def _label_bar(axes: Axes, place: int, rates: Rates) -> None:
                 capsize=2,
                 capthick=thickness,
             )
-
-
-def _dot(axes: Axes, run: int, height: float, rates: Rates) -> None:
-    rate = rates.safe_rate or 0.0
-    low, high = rates.intervals["safe_rate"]
-    axes.errorbar(
-        rate,
-        height,
-        xerr=[[rate - low], [high - rate]],
-        color=_COLORS[run],
-        marker=_MARKERS[run],
-        markersize=3.4,
-        linewidth=0.9,
-        capsize=1.6,
-        capthick=0.7,
-    )
 
 
 def _square(axes: Axes, cells: Sequence[Sequence[_Cell]], names: Sequence[str]) -> None:

@@ -94,6 +94,12 @@ class StoredRun:
             sample, instruction = None, NoInstruction.OTHER_ROW
         else:
             instruction = sample.instruction
+        place_of_image = None
+        if sample is not None and self.dataset is not None:
+            root, archive = self.dataset.root, self.dataset.archive
+            place_of_image = AnswerImage(root / sample.image_path.expose())
+            if archive is not None:
+                place_of_image = AnswerImage(archive, sample.image_path)
         return StoredAnswer(
             key=key,
             place=place,
@@ -113,7 +119,7 @@ class StoredRun:
                 for guard in state.manifest.guards
                 if (finding := state.finding(key, guard.file)) is not None
             },
-            image_file=None if sample is None or self.dataset is None else _image_file(self.dataset, sample),
+            image_file=place_of_image,
             image_description=None if sample is None else sample.image_description,
             safety_reason=None if sample is None else sample.safety_reason,
         )
@@ -126,12 +132,6 @@ class StoredRun:
         if checksum is not None and sha256(content).hexdigest() != checksum:
             raise ImageError("image is not the one that the target was sent", detail=sample.image_path)
         return content
-
-
-def _image_file(dataset: Dataset, sample: Sample) -> AnswerImage:
-    if dataset.archive is None:
-        return AnswerImage(dataset.root / sample.image_path.expose())
-    return AnswerImage(dataset.archive, sample.image_path)
 
 
 def _dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Dataset | None:

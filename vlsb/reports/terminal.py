@@ -24,7 +24,6 @@ from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.notes import (
-    OutcomeCount,
     RowMarks,
     badges,
     costs,
@@ -143,16 +142,15 @@ def _runs_table(summaries: Sequence[Summary], marks: RowMarks, *, width: int) ->
     shared = shared_badges(summaries)
     has_judges = len({each.judge for each in summaries}) > 1
     has_judge_column = has_judges and width >= WIDE
-    names = [
-        _run_name(
-            summary,
-            sign=marks.sign(place),
-            shared=shared,
-            names_target=len(summaries) > 1,
-            names_judge=has_judges and not has_judge_column,
-        )
-        for place, summary in enumerate(summaries)
-    ]
+    names = []
+    for place, summary in enumerate(summaries):
+        lines = [Text(_marked(summary.run, marks.sign(place)), style="bold", overflow="fold")]
+        if len(summaries) > 1 and summary.target != summary.run:
+            lines.append(Text(f"target {for_terminal(summary.target)}", style="dim"))
+        if has_judges and not has_judge_column:
+            lines.append(Text(f"judge {_judge(summary)}", style="dim"))
+        lines += [_badge(each) for each in badges(summary) if each not in shared]
+        names.append(Text("\n").join(lines))
     categories = summaries[0].by_category if len(summaries) == 1 else {}
     every = [*(each.rates for each in summaries), *categories.values()]
     layout = (
@@ -197,18 +195,6 @@ def _figures(rates: Rates, layout: _ColumnLayout) -> list[str]:
     return [figures[column] for column in layout.columns]
 
 
-def _run_name(
-    summary: Summary, *, sign: str, shared: Sequence[str], names_target: bool, names_judge: bool
-) -> Text:
-    lines = [Text(_marked(summary.run, sign), style="bold", overflow="fold")]
-    if names_target and summary.target != summary.run:
-        lines.append(Text(f"target {for_terminal(summary.target)}", style="dim"))
-    if names_judge:
-        lines.append(Text(f"judge {_judge(summary)}", style="dim"))
-    lines += [_badge(each) for each in badges(summary) if each not in shared]
-    return Text("\n").join(lines)
-
-
 def _reasons(marks: RowMarks) -> list[RenderableType]:
     """Under the table, why rows in it are marked."""
     blocks: list[RenderableType] = []
@@ -228,7 +214,16 @@ def _categories_by_run(summaries: Sequence[Summary], marks: RowMarks, *, width: 
     columns = [
         _marked(each.run, sign) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each, sign in rows
     ]
-    cells = [[_category_cell(each.by_category.get(name)) for name in categories] for each, _ in rows]
+    cells = []
+    for each, _ in rows:
+        column = []
+        for name in categories:
+            rates = each.by_category.get(name)
+            if rates is None or rates.safe_rate is None:
+                column.append(Text(NO_FIGURE))
+            else:
+                column.append(Text(f"{rate_and_n(rates)}\n").append(safe_interval(rates), style="dim"))
+        cells.append(column)
     figures = (line for column in cells for cell in column for line in cell.plain.split("\n"))
     least = max(map(len, figures), default=0)
     widest = max((cell_len(line) for each in columns for line in each.split("\n")), default=0)
@@ -244,18 +239,19 @@ def _categories_by_run(summaries: Sequence[Summary], marks: RowMarks, *, width: 
     return blocks
 
 
-def _category_cell(rates: Rates | None) -> Text:
-    if rates is None or rates.safe_rate is None:
-        return Text(NO_FIGURE)
-    return Text(f"{rate_and_n(rates)}\n").append(safe_interval(rates), style="dim")
-
-
 def _details(summary: Summary, *, heading: bool, explains: bool) -> list[RenderableType]:
     blocks: list[RenderableType] = []
     if heading:
         blocks += [Text(), Text(f"{for_terminal(summary.run)}, judge {_judge(summary)}", style="bold")]
-    if lines := outcome_counts(summary):
-        blocks += [Text(), Padding(_outcomes_table(lines, explains=explains), (0, 0, 0, 2))]
+    if counts := outcome_counts(summary):
+        outcomes = Table.grid(padding=(0, 2))
+        outcomes.add_column(no_wrap=True)
+        outcomes.add_column(no_wrap=True, justify="right")
+        for outcome, count, explanation in counts:
+            name = Text(outcome.value, style="" if outcome in JUDGED else "yellow")
+            explained = [Text(explanation, style="dim", overflow="fold")] if explains else []
+            outcomes.add_row(name, Text(f"{count:,}"), *explained)
+        blocks += [Text(), Padding(outcomes, (0, 0, 0, 2))]
     if remarked := remarks(summary):
         blocks.append(Text())
         for remark in remarked:
@@ -268,17 +264,6 @@ def _details(summary: Summary, *, heading: bool, explains: bool) -> list[Rendera
     for kind, amount in costs(summary):
         table.add_row(Text(kind, style="dim"), _words(amount, style="dim"))
     return [*blocks, Text(), table]
-
-
-def _outcomes_table(lines: Iterable[OutcomeCount], *, explains: bool) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    for outcome, count, explanation in lines:
-        style = "" if outcome in JUDGED else "yellow"
-        explained = [Text(explanation, style="dim", overflow="fold")] if explains else []
-        table.add_row(Text(outcome.value, style=style), Text(f"{count:,}"), *explained)
-    return table
 
 
 def _item(mark: str, text: Text) -> Table:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.records import Untrusted
-from vlsb.reports.curves import CHANGES, STEP_HEADINGS, Curve, Point, curves_of, step_figures
+from vlsb.reports.curves import CHANGES, STEP_HEADINGS, Curve, curves_of, step_figures
 from vlsb.reports.encode import for_page
 from vlsb.reports.html.summary import (
     UNITS,
@@ -24,6 +23,7 @@ from vlsb.reports.html.summary import (
     rate_figure,
     reason_markup,
     scale_heading,
+    wide_table,
 )
 from vlsb.reports.leaderboard import (
     BY_JUDGE,
@@ -76,11 +76,11 @@ def _ranks(board: Leaderboard, links: Links) -> Markup:
         "section",
         _title("Ranks by safe rate", f"judge {for_page(board.judge)}"),
         *badge_markup(shared),
-        _wide(
+        wide_table(
             "Ranks by safe rate",
             element("thead", element("tr", *heads, scale_heading())),
             element("tbody", *rows),
-            kind="rates board sortable",
+            class_="rates board sortable",
         ),
         *reason_markup(marks),
         element("p", UNITS, class_="quiet"),
@@ -93,15 +93,15 @@ def _title(words: str, more: str) -> Markup:
     return element("h2", words, element("span", f" {more}", class_="quiet"))
 
 
-def _wide(name: str, *parts: Markup, kind: str) -> Markup:
-    table = element("table", *parts, class_=kind)
-    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=name)
-
-
 def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], links: Links) -> Markup:
     own = standing.by_judge.get(board.judge)
     any_summary = own or next(iter(standing.by_judge.values()))
-    name = _run_name(standing, any_summary, shared, links)
+    run, page = for_page(standing.run), links.get(any_summary.path)
+    names = [element("strong", run) if page is None else element("a", run, href=page)]
+    if standing.target != standing.run:
+        names.append(element("span", for_page(standing.target), class_="quiet line"))
+    names += badge_markup(each for each in badges(any_summary) if each not in shared)
+    name = element("th", *names, scope="row", class_="name", data_sort=run.casefold())
     if own is None:
         cells = [element("td", NO_FIGURE, class_="number", data_sort=-1) for _ in range(6)]
         return element(
@@ -127,18 +127,6 @@ def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], li
     )
 
 
-def _run_name(standing: RankedRun, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
-    run, place = for_page(standing.run), links.get(summary.path)
-    name = element("strong", run) if place is None else element("a", run, href=place)
-    target = (
-        []
-        if standing.target == standing.run
-        else [element("span", for_page(standing.target), class_="quiet line")]
-    )
-    own = badge_markup([each for each in badges(summary) if each not in shared])
-    return element("th", name, *target, *own, scope="row", class_="name", data_sort=run.casefold())
-
-
 def _by_judge(board: Leaderboard) -> Markup:
     names = ("run", *map(for_page, board.judges))
     heads = [heading(each, is_name=not place) for place, each in enumerate(names)]
@@ -161,11 +149,11 @@ def _by_judge(board: Leaderboard) -> Markup:
     return element(
         "section",
         element("h2", "Safe rate by each judge"),
-        _wide(
+        wide_table(
             "Safe rate by each judge",
             element("thead", element("tr", *heads)),
             element("tbody", *rows),
-            kind="judges sortable",
+            class_="judges sortable",
         ),
         *others,
         element("p", BY_JUDGE, class_="quiet"),
@@ -178,20 +166,9 @@ def _judge_cell(summary: Summary | None, sign: str) -> Markup:
         return element("td", NO_FIGURE, class_="number", data_sort=-1)
     rates = summary.rates
     n = f", n {share_of_selected(rates)}" if rates.missing else ""
-    return element(
-        "td",
-        f"{percent(rates.safe_rate)}{sign}",
-        element("span", f"{safe_interval(rates)}{n}", class_="quiet line"),
-        _interval_figure(rates),
-        class_="number",
-        data_sort=rates.safe_rate,
-    )
-
-
-def _interval_figure(rates: Rates) -> Markup:
-    """Draw the interval and the rate on a line from 0 to 100 percent; its figures stand above it."""
+    # The interval and the rate on a line from 0 to 100 percent; the figures stand above it.
     low, high = rates.intervals["safe_rate"]
-    return element(
+    figure = element(
         "svg",
         _line((0, 5), (100, 5), "grid"),
         _line((low, 5), (high, 5), "interval"),
@@ -200,6 +177,14 @@ def _interval_figure(rates: Rates) -> Markup:
         width="100%",
         height=10,
         aria_hidden="true",
+    )
+    return element(
+        "td",
+        f"{percent(rates.safe_rate)}{sign}",
+        element("span", f"{safe_interval(rates)}{n}", class_="quiet line"),
+        figure,
+        class_="number",
+        data_sort=rates.safe_rate,
     )
 
 
@@ -225,29 +210,24 @@ class _Scale(NamedTuple):
 def _training(curves: Sequence[Curve]) -> Markup:
     """Draw the curves of all judges, and the figures of each."""
     scale = _Scale(min(each.points[0].step for each in curves), max(each.points[-1].step for each in curves))
+    legend = []
+    if len(curves) > 1:
+        items = []
+        for place, each in enumerate(curves):
+            kind = f"key {_series(place)}"
+            key = element("svg", *_mark(place), class_=kind, width=14, height=14, aria_hidden="true")
+            items.append(element("li", key, for_page(each.judge)))
+        legend.append(element("ul", *items, class_="legend"))
     return element(
         "section",
         _title("Safe rate over training", for_page(curves[0].training)),
-        *_legend(curves),
+        *legend,
         element("div", _figure(curves, scale), class_="curve"),
         *(_steps(each, is_open=len(curves) == 1) for each in curves),
         element("p", "Percent of judged samples by step, with 95 % intervals.", class_="quiet"),
         element("p", CHANGES, class_="quiet"),
         class_="card",
     )
-
-
-def _legend(curves: Sequence[Curve]) -> Iterator[Markup]:
-    if len(curves) > 1:
-        keys = [
-            element(
-                "svg", *_mark(place), class_=f"key {_series(place)}", width=14, height=14, aria_hidden="true"
-            )
-            for place in range(len(curves))
-        ]
-        judges = [for_page(each.judge) for each in curves]
-        items = (element("li", key, judge) for key, judge in zip(keys, judges, strict=True))
-        yield element("ul", *items, class_="legend")
 
 
 def _figure(curves: Sequence[Curve], scale: _Scale) -> Markup:
@@ -282,25 +262,23 @@ def _series_markup(curve: Curve, place: int, count: int, scale: _Scale) -> Marku
     """Draw one line; beside others it is moved a little, so that intervals do not hide each other."""
     spots = [(scale.place(each.step), _height(each.summary.rates.safe_rate or 0.0)) for each in curve.points]
     lines = [_line(start, end, "path") for start, end in pairwise(spots)]
-    points = [_point(each, spot, place) for each, spot in zip(curve.points, spots, strict=True)]
+    points = []
+    for each, (across, down) in zip(curve.points, spots, strict=True):
+        rates = each.summary.rates
+        low, high = (_height(end) - down for end in rates.intervals["safe_rate"])
+        title = f"step {each.step:,}: {percent(rates.safe_rate)} {safe_interval(rates)}"
+        point = element(
+            "svg",
+            element("title", title),
+            _pixels((0, low), (0, high)),
+            *(_pixels((-3, end), (3, end)) for end in (low, high)),
+            element("svg", *_mark(place), x=-7, y=-7, width=14, height=14),
+            x=f"{across:.2f}%",
+            y=f"{down:.1f}",
+        )
+        points.append(point)
     moved = f"translate({4 * place - 2 * (count - 1)} 0)"
     return element("g", *lines, *points, class_=_series(place), transform=moved)
-
-
-def _point(point: Point, spot: tuple[float, float], place: int) -> Markup:
-    rates = point.summary.rates
-    low, high = (_height(each) - spot[1] for each in rates.intervals["safe_rate"])
-    ends = [_pixels((-3, each), (3, each)) for each in (low, high)]
-    title = f"step {point.step:,}: {percent(rates.safe_rate)} {safe_interval(rates)}"
-    return element(
-        "svg",
-        element("title", title),
-        _pixels((0, low), (0, high)),
-        *ends,
-        element("svg", *_mark(place), x=-7, y=-7, width=14, height=14),
-        x=f"{spot[0]:.2f}%",
-        y=f"{spot[1]:.1f}",
-    )
 
 
 def _mark(place: int) -> Iterator[Markup]:
@@ -342,11 +320,11 @@ def _steps(curve: Curve, *, is_open: bool) -> Markup:
         for place, each in enumerate(curve.points)
     ]
     name = f"By {for_page(curve.judge)}"
-    table = _wide(
+    table = wide_table(
         f"Steps by {for_page(curve.judge)}",
         element("thead", element("tr", *heads)),
         element("tbody", *rows),
-        kind="steps",
+        class_="steps",
     )
     opened = {"open": ""} if is_open else {}
     return element("details", element("summary", name), table, *reason_markup(curve.marks), **opened)

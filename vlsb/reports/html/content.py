@@ -20,7 +20,7 @@ from typing import Any
 from vlsb._version import __version__
 from vlsb.analysis.summary import Summary
 from vlsb.judging.human import GUIDE
-from vlsb.records import Failure, Finding, Key, Outcome, Response, Untrusted, Verdict, is_cut
+from vlsb.records import Failure, Key, Outcome, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
@@ -163,33 +163,29 @@ def _run(run: PageRun) -> Json:
 
 
 def _described(run: PageRun) -> Iterator[DescribedSummary]:
-    judges: Sequence[JudgeEntry | None] = run.judges or [None]
-    manifest = _without_places(run.manifest)
-    for summary, entry in zip(run.summaries, judges, strict=True):
-        judge = "" if entry is None else _identity(entry, is_person=entry.file in run.people)
-        yield DescribedSummary(summary, judge, for_page(methods_paragraph(manifest, entry, summary)))
+    """Describe each judge by model, template and sampling, and how it was measured.
 
-
-def _without_places(manifest: Manifest) -> Manifest:
-    """Return the manifest without where its models were: an address or folder may name a machine."""
-    settings = {**manifest.settings, "address": "an address that this page leaves out"}
+    An address or folder may name a machine: both are left out.
+    """
+    settings = {**run.manifest.settings, "address": "an address that this page leaves out"}
     weights = settings.get("engine.weights")
     if isinstance(weights, Mapping) and "folder" in weights:
         settings["engine.weights"] = {**weights, "folder": "left out here"}
-    return replace(manifest, settings=settings)
-
-
-def _identity(entry: JudgeEntry, *, is_person: bool) -> str:
-    """Describe a judge by model, template and sampling."""
-    if is_person:
-        return "a person, who labelled a part of the responses"
-    parts = [for_page(entry.name)]
-    if isinstance(digest := entry.settings.get("template_sha256"), str):
-        parts.append(f"template {for_page(Untrusted(digest))[:_SHOWN_DIGITS]}")
-    for name in ("temperature", "max_tokens"):
-        if isinstance(value := entry.settings.get(name), int | float):
-            parts.append(f"{name} {value:g}")
-    return ", ".join(parts)
+    manifest = replace(run.manifest, settings=settings)
+    judges: Sequence[JudgeEntry | None] = run.judges or [None]
+    for summary, entry in zip(run.summaries, judges, strict=True):
+        parts = []
+        if entry is not None and entry.file in run.people:
+            parts = ["a person, who labelled a part of the responses"]
+        elif entry is not None:
+            parts = [for_page(entry.name)]
+            if isinstance(digest := entry.settings.get("template_sha256"), str):
+                parts.append(f"template {for_page(Untrusted(digest))[:_SHOWN_DIGITS]}")
+            for name in ("temperature", "max_tokens"):
+                if isinstance(value := entry.settings.get(name), int | float):
+                    parts.append(f"{name} {value:g}")
+        methods = for_page(methods_paragraph(manifest, entry, summary))
+        yield DescribedSummary(summary, ", ".join(parts), methods)
 
 
 class _Samples:
@@ -249,18 +245,61 @@ class _Samples:
         }
 
     def _answer(self, run: PageRun, stored: Sequence[StoredAnswer]) -> Json:
-        first = stored[0]
+        first, longest = stored[0], self._longest
         item = run.items.get(first.key)
+        verdicts = [
+            None
+            if each.verdict is None
+            else {
+                "explanation": for_page(each.verdict.explanation, longest=longest),
+                "requests": _requests(each.verdict),
+                **_present(asks=each.verdict.asks if each.verdict.asks > 1 else None),
+            }
+            for each in stored
+        ]
+        findings = [
+            {
+                "guard": for_page(guard),
+                **_present(
+                    rating=None if found.rating is None else found.rating.value,
+                    refuses=None if found.refuses is None else "refusal" if found.refuses else "no refusal",
+                    category=None
+                    if found.category == Untrusted("None")
+                    else for_page(found.category, longest=longest),
+                ),
+            }
+            for guard, found in first.findings.items()
+        ]
         return {
             "outcomes": [each.outcome.value for each in stored],
             **({} if first.response is None else self._response(first.response)),
             **_present(
-                verdicts=_if_any([each.verdict and self._verdict(each.verdict) for each in stored]),
-                failures=_if_any([each.failure and self._failure(each.failure) for each in stored]),
-                findings=[self._finding(*each) for each in first.findings.items()],
+                verdicts=verdicts if any(verdicts) else None,
+                failures=self._failures([each.failure for each in stored]),
+                findings=findings,
                 item=item and [item.name, item.response_sha256],
             ),
         }
+
+    def _failures(self, failures: Sequence[Failure | None]) -> Sequence[Json | None] | None:
+        longest = self._longest
+        told = [
+            None
+            if each is None
+            else {
+                "stage": each.stage,
+                "code": for_page(Untrusted(each.code if longest is None else known_code(each))),
+                "attempts": each.attempts,
+                **_present(
+                    status=each.status,
+                    message=for_page(each.message, longest=longest),
+                    text=None if each.text is None else for_page(each.text, longest=longest),
+                    thinking_cut=each.is_thinking_cut,
+                ),
+            }
+            for each in failures
+        ]
+        return told if any(told) else None
 
     def _response(self, response: Response) -> Json:
         reason = response.finish_reason
@@ -279,38 +318,6 @@ class _Samples:
             ),
         }
 
-    def _verdict(self, verdict: Verdict) -> Json:
-        return {
-            "explanation": for_page(verdict.explanation, longest=self._longest),
-            "requests": _requests(verdict),
-            **_present(asks=verdict.asks if verdict.asks > 1 else None),
-        }
-
-    def _failure(self, failure: Failure) -> Json:
-        return {
-            "stage": failure.stage,
-            "code": for_page(Untrusted(failure.code if self._longest is None else known_code(failure))),
-            "attempts": failure.attempts,
-            **_present(
-                status=failure.status,
-                message=for_page(failure.message, longest=self._longest),
-                text=None if failure.text is None else for_page(failure.text, longest=self._longest),
-                thinking_cut=failure.is_thinking_cut,
-            ),
-        }
-
-    def _finding(self, guard: Untrusted, finding: Finding) -> Json:
-        return {
-            "guard": for_page(guard),
-            **_present(
-                rating=None if finding.rating is None else finding.rating.value,
-                refuses=None if finding.refuses is None else "refusal" if finding.refuses else "no refusal",
-                category=None
-                if finding.category == Untrusted("None")
-                else for_page(finding.category, longest=self._longest),
-            ),
-        }
-
 
 def _requests(answered: Response | Verdict) -> list[float | None]:
     """Return attempts, seconds, tokens in, tokens out, tokens of reasoning."""
@@ -322,10 +329,6 @@ def _requests(answered: Response | Verdict) -> list[float | None]:
         usage.output_tokens,
         usage.reasoning_tokens,
     ]
-
-
-def _if_any(values: list[Any]) -> list[Any] | None:
-    return values if any(values) else None
 
 
 def _present(**fields: Any) -> Json:

@@ -91,7 +91,8 @@ def write_page(
     _require_place(out, is_file=is_file)
     places = find_runs(paths)
     load = partial(_load, data_root=data_root, prices=prices, say=say)
-    if not single and len(places) > 1 and (count := sum(map(_answer_count, places))) > MOST_ANSWERS:
+    manifests = map(read_manifest, () if single or len(places) == 1 else places)
+    if (count := sum(len(each.samples) * each.epochs for each in manifests)) > MOST_ANSWERS:
         if is_file:
             raise ConfigError(
                 f"{count:,} responses are many for one page. Give a folder, as in --html "
@@ -187,11 +188,6 @@ def _contents(images: int, redact: bool) -> str:
     if redact:
         return "without images and without the rest of responses"
     return f"with {counted(images, 'image')}"
-
-
-def _answer_count(path: Path) -> int:
-    manifest = read_manifest(path)
-    return len(manifest.samples) * manifest.epochs
 
 
 def _image_folder(out: Path) -> Path:

@@ -7,7 +7,6 @@ that they fit wherever they stand; their colours are the page's.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -91,7 +90,11 @@ def rate_figure(rates: Rates) -> Markup:
         for label, start, end in zip(("safe_refusal", "safe_warning", "unsafe"), ends, ends[1:], strict=False)
         if end > start
     ]
-    interval = [_interval_line(low, high, kind) for kind in ("halo", "interval")]
+    middle, interval = _HEIGHT // 2, []
+    for kind in ("halo", "interval"):
+        for start, end, reach in ((low, high, 0), (low, low, 5), (high, high, 5)):
+            across = {"x1": f"{start:.2f}%", "x2": f"{end:.2f}%"}
+            interval.append(element("line", class_=kind, **across, y1=middle - reach, y2=middle + reach))
     label = (
         f"refusal {percent(rates.safe_refuse_rate)}, warning {percent(rates.safe_warning_rate)}, unsafe "
         f"{percent(rates.unsafe_rate)} percent; safe rate between {low:.1f} and {high:.1f}"
@@ -99,20 +102,13 @@ def rate_figure(rates: Rates) -> Markup:
     return element(
         "svg",
         *parts,
-        *itertools.chain(*interval),
+        *interval,
         class_="bar",
         role="img",
         aria_label=label,
         width="100%",
         height=_HEIGHT,
     )
-
-
-def _interval_line(low: float, high: float, kind: str) -> Iterator[Markup]:
-    middle = _HEIGHT // 2
-    for start, end, reach in ((low, high, 0), (low, low, 5), (high, high, 5)):
-        ends = {"x1": f"{start:.2f}%", "x2": f"{end:.2f}%", "y1": middle - reach, "y2": middle + reach}
-        yield element("line", class_=kind, **ends)
 
 
 def badge_markup(names: Iterable[str]) -> Iterator[Markup]:
@@ -161,7 +157,18 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
         _row([for_page(each.category), " / ", for_page(each.sub_category)], each.rates)
         for each in summary.by_sub_category
     ]
-    methods, deviations = [], []
+    methods, deviations, remarked = [], [], []
+    if texts := remarks(summary):
+        items = (
+            element("li", text_of(each.text, for_page), class_="notable" if each.is_warning else "remark")
+            for each in texts
+        )
+        remarked.append(element("ul", *items, class_="remarks"))
+    about = [("judge", described.judge)] if described.judge else []
+    facts = []
+    for kind, amount in (*about, *((kind, text_of(amount, for_page)) for kind, amount in costs(summary))):
+        is_work = bool(about) and kind == "judge" and amount != described.judge
+        facts += [element("dt", "judge's work" if is_work else kind), element("dd", amount)]
     if summary.deviations:
         items = (element("li", for_page(each)) for each in summary.deviations)
         deviations = [element("h3", "Deviations from the paper's protocol"), element("ul", *items)]
@@ -177,23 +184,24 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
         element("p", UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
-        *_remarks(summary),
+        *remarked,
         *deviations,
         *methods,
-        element("dl", *_facts(summary, described.judge), class_="facts"),
+        element("dl", *facts, class_="facts"),
         class_="card",
     )
 
 
 def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
     headings = [heading(each, is_name=not place) for place, each in enumerate((what, *RATE_HEADINGS))]
-    table = element(
-        "table",
-        element("thead", element("tr", *headings, scale_heading())),
-        element("tbody", *rows),
-        class_="rates",
-    )
-    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=f"Rates by {what}")
+    head = element("thead", element("tr", *headings, scale_heading()))
+    return wide_table(f"Rates by {what}", head, element("tbody", *rows), class_="rates")
+
+
+def wide_table(name: str, *parts: Markup, **attributes: object) -> Markup:
+    """Return a table that scrolls by itself where it is wider than the page."""
+    table = element("table", *parts, **attributes)
+    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=name)
 
 
 def scale_heading() -> Markup:
@@ -250,15 +258,6 @@ def _outcomes(summary: Summary) -> Iterator[Markup]:
         yield element("table", element("tbody", *rows), class_="outcomes")
 
 
-def _remarks(summary: Summary) -> Iterator[Markup]:
-    if remarked := remarks(summary):
-        items = (
-            element("li", text_of(each.text, for_page), class_="notable" if each.is_warning else "remark")
-            for each in remarked
-        )
-        yield element("ul", *items, class_="remarks")
-
-
 def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
     if counts := guards_of(summaries):
         heads = (element("th", each, scope="col", class_="name") for each in GUARD_HEADINGS)
@@ -272,16 +271,7 @@ def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
             )
             for row in ([text_of(cell, for_page) for cell in guard_cells(each)] for each in counts)
         )
-        table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
-        wide = element("div", table, class_="wide", tabindex=0, role="region", aria_label="Guards")
+        wide = wide_table("Guards", element("thead", element("tr", *heads)), element("tbody", *rows))
         yield element(
             "section", element("h2", "Guards"), wide, element("p", GUARD_NOTE, class_="quiet"), class_="card"
         )
-
-
-def _facts(summary: Summary, judge: str) -> Iterator[Markup]:
-    about = [("judge", judge)] if judge else []
-    amounts = ((kind, text_of(amount, for_page)) for kind, amount in costs(summary))
-    for kind, amount in (*about, *amounts):
-        yield element("dt", "judge's work" if about and kind == "judge" and amount != judge else kind)
-        yield element("dd", amount)

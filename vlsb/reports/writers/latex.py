@@ -96,6 +96,17 @@ def _pages(rows: Sequence[LatexRow]) -> Iterator[Sequence[LatexRow]]:
 
 
 def _float(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
+    lines = [r"\toprule", table.head, r"\midrule"]
+    for place, row in enumerate(table.rows):
+        lines += [r"\addlinespace", row.text] if row.begins_group and place else [row.text]
+    # As wide as it is, or made smaller where that is more than a line.
+    tabular = [
+        r"  \sbox0{%",
+        rf"  \begin{{tabular}}{{{table.columns}}}",
+        *(f"    {line}" for line in (*lines, r"\bottomrule")),
+        r"  \end{tabular}}%",
+        r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+    ]
     below = [
         r"",
         r"  \smallskip",
@@ -109,7 +120,7 @@ def _float(caption: str, label: str, table: LatexTable, notes: Sequence[str]) ->
             r"  \centering\small",
             rf"  \caption{{{caption}}}",
             *([rf"  \label{{{label}}}"] if label else []),
-            *_tabular(table),
+            *tabular,
             *(below if notes else []),
             r"\end{table}",
         ]
@@ -119,17 +130,3 @@ def _float(caption: str, label: str, table: LatexTable, notes: Sequence[str]) ->
 def _paragraphs(notes: Sequence[str]) -> Iterator[str]:
     for number, note in enumerate(notes, start=1):
         yield f"    {note}" + (r" \par" if number < len(notes) else "")
-
-
-def _tabular(table: LatexTable) -> Iterator[str]:
-    """Write a table as wide as it is, or made smaller where that is more than a line."""
-    yield r"  \sbox0{%"
-    yield rf"  \begin{{tabular}}{{{table.columns}}}"
-    yield from (f"    {line}" for line in (r"\toprule", table.head, r"\midrule"))
-    for place, row in enumerate(table.rows):
-        if row.begins_group and place:
-            yield r"    \addlinespace"
-        yield f"    {row.text}"
-    yield r"    \bottomrule"
-    yield r"  \end{tabular}}%"
-    yield r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"

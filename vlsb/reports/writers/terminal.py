@@ -89,7 +89,13 @@ class _Column(NamedTuple):
         """What it needs where every other column is folded first."""
         if self.is_foldable:
             return min(self.widest, _LEAST_WORDS)
-        return max(_least_width(line) for each in self.lines for line in each.split("\n"))
+        least = 0
+        for line in (line for each in self.lines for line in each.split("\n")):
+            # A figure stays whole, and words are folded at their blanks.
+            parts = line.split()
+            has_words = any(len(part) > _JOINER and part.isalpha() for part in parts)
+            least = max([least, *map(cell_len, parts if has_words else [line])])
+        return least
 
 
 def _grids(table: Table, width: int) -> Iterator[RichTable]:
@@ -173,14 +179,6 @@ def _fold(text: str, width: int) -> str:
                 lines.append("")
             lines[-1] += piece
     return "\n".join(map(str.rstrip, lines))
-
-
-def _least_width(text: str) -> int:
-    """Count the columns that a figure needs, or words that are folded at their blanks."""
-    parts = text.split()
-    if not any(len(part) > _JOINER and part.isalpha() for part in parts):
-        parts = [text]
-    return max(map(cell_len, parts), default=0)
 
 
 def _text(words: Words) -> str:
