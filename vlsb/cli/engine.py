@@ -119,10 +119,10 @@ def stop_command(
     running = read_records(places, say=screen.notice)
     if all_ == bool(names):
         raise ConfigError("name the servers to stop, or give --all.")
-    known = {record.name for record in running}
+    names_now = {record.name for record in running}
     for name in names or []:
-        if name not in known:
-            now = ", ".join(sorted(known)) or "none"
+        if name not in names_now:
+            now = ", ".join(sorted(names_now)) or "none"
             raise ConfigError(f"{name}: no such server is running. Running: {now}.")
     for record in running:
         if all_ or record.name in (names or []):

@@ -120,8 +120,8 @@ class Labelling:
             content = sheet.read_image()
             kind = media_type(content).removeprefix("image/")
         except ImageError as error:
-            said = "" if error.detail is None else f": {for_terminal(error.detail)}"
-            return f"            ({error.message}{said})"
+            reason = "" if error.detail is None else f": {for_terminal(error.detail)}"
+            return f"            ({error.message}{reason})"
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="vlsb-")))
         copy = folder / f"image.{kind}"
         copy.write_bytes(content)

@@ -158,8 +158,8 @@ def list_width() -> int:
 
 def error_line(error: VlsbError) -> str:
     """Return an error as one line, with what a stranger said of it encoded and cut to a readable length."""
-    said = "" if error.detail is None else for_terminal(error.detail)[:600]
-    line = f"{error.message}: {said}" if said else error.message
+    words = "" if error.detail is None else for_terminal(error.detail)[:600]
+    line = f"{error.message}: {words}" if words else error.message
     return f"{line.rstrip(' .')}. {error.advice}" if error.advice else line
 
 

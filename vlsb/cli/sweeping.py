@@ -438,13 +438,13 @@ def _limit_notes(board: Board, money: ExpectedCost, most_usd: float | None) -> I
     budget = Budget(most_usd, board.ended)
     budget.look(entry.work for entry in board.entries)
     usd, left_usd = money.usd, max(0.0, budget.free_usd)
-    left = (
+    standing = (
         f"--max-cost {dollars(most_usd)}: {dollars(budget.spent_usd)} is spent, {dollars(left_usd)} is left"
     )
     if not usd:
-        yield f"{left}."
+        yield f"{standing}."
     elif usd > left_usd:
-        yield f"{left}. The sweep will stop there: what is to come is about {dollars(usd)}."
+        yield f"{standing}. The sweep will stop there: what is to come is about {dollars(usd)}."
     else:
         some = ", without what is unknown" if money.unknown else ""
-        yield f"{left}, which is enough for about {dollars(usd)} to come{some}."
+        yield f"{standing}, which is enough for about {dollars(usd)} to come{some}."

@@ -111,13 +111,13 @@ def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weight
     """
     if (path := _named_folder(weights)) is not None:
         return _local(path, revision)
-    found = _repository(weights, revision).fetch(
+    snapshot = _repository(weights, revision).fetch(
         [CONFIG], choose=lambda sizes: [each for each in SMALL_FILES if each in sizes], offline=offline
     )
-    folder, commit = found.folder, found.folder.name
-    if found.sizes is None:
+    folder, commit = snapshot.folder, snapshot.folder.name
+    if snapshot.sizes is None:
         return Weights(weights, folder, commit, must_stay_offline=True, weight_bytes=_present_bytes(folder))
-    sizes = {each: found.sizes[each] for each in _tensor_files(found.sizes)}
+    sizes = {each: snapshot.sizes[each] for each in _tensor_files(snapshot.sizes)}
     missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
     size = sum(sizes.values()) or None
     return Weights(weights, folder, commit, False, weight_bytes=size, missing_bytes=missing)
@@ -175,7 +175,7 @@ def _tensor_files(names: Iterable[str]) -> list[str]:
     forms = (
         [name for name in top if fnmatchcase(name, form)] for form in ("*.safetensors", "pytorch_model*.bin")
     )
-    return next((found for found in forms if found), [])
+    return next((each for each in forms if each), [])
 
 
 def _present_bytes(folder: Path) -> int | None:
@@ -273,12 +273,12 @@ def json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = strict_json.loads(_small_file(path))
+        content = strict_json.loads(_small_file(path))
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON.") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: no JSON object.")
-    return found
+    return content
 
 
 def _small_file(path: Path) -> bytes:
@@ -313,7 +313,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     # Safetensors win: they need no unpickling. What is in `mm_projector.bin` is in the whole weights too.
     forms = ([name for name in top if fnmatchcase(name, form)] for form in _WHOLE_WEIGHTS)
     small = [name for name in top if name.endswith(".json") or name == "tokenizer.model"]
-    return small + next((found for found in forms if found), [])
+    return small + next((each for each in forms if each), [])
 
 
 def fetch_for_engine(name: str, revision: str | None, on_progress: OnProgress) -> Path:
@@ -380,8 +380,8 @@ def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
     """Return the architectures that a config.json names."""
-    found = config.get("architectures")
-    return [str(each) for each in found] if isinstance(found, list) else []
+    named = config.get("architectures")
+    return [str(each) for each in named] if isinstance(named, list) else []
 
 
 def code_files(config: Mapping[str, Any]) -> list[str]:

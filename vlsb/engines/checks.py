@@ -172,19 +172,19 @@ def _gpu_obstacles(
     model: ModelProfile, wishes: Wishes, needed: Forecast, machine: Machine
 ) -> Iterator[Obstacle]:
     """Yield what is wrong with each GPU that an engine would take: too small, or not free enough."""
-    settings, there = known_settings(model, wishes), machine.listing.gpus
+    settings, listed = known_settings(model, wishes), machine.listing.gpus
     count, share = gpu_count(settings), settings.get("gpu-memory-utilization", USUAL_SHARE)
     if count is None or not isinstance(share, int | float):
         # For the plan to refuse.
         return
     each = needed.per_gpu(count) if needed.weights else 0
-    chosen = [gpu for gpu in visible_gpus(there, wishes.gpus.variable) if gpu.memory_bytes]
+    chosen = [gpu for gpu in visible_gpus(listed, wishes.gpus.variable) if gpu.memory_bytes]
     for gpu in chosen[:count]:
         usable = share * gpu.memory_bytes
         brief = f"needs about {gib(each)} on a GPU"
         if each > usable:
             parts = f"{_gb(needed.weights)} of weights and {_gb(needed.cache)} for one prompt of full length"
-            options = _ways_to_fit(there, needed, settings, share)
+            options = _ways_to_fit(listed, needed, settings, share)
             advice = f"Use {' or '.join(options)}, or" if options else "Take a larger GPU, or"
             error = ServerError(
                 f"{model.name}: needs about {_gb(each)} on each GPU ({parts} in all), and an engine uses "
@@ -286,9 +286,11 @@ class Architectures:
 @cache
 def shipped_architectures() -> Architectures:
     """Return the table of the pinned engine, known before it is installed."""
-    found = strict_json.loads(SHIPPED.read_bytes())
-    version = found["engine"].removeprefix("vllm ")
-    return Architectures(version, frozenset(found["multimodal"]), frozenset(found["text"]), found["until"])
+    shipped = strict_json.loads(SHIPPED.read_bytes())
+    version = shipped["engine"].removeprefix("vllm ")
+    return Architectures(
+        version, frozenset(shipped["multimodal"]), frozenset(shipped["text"]), shipped["until"]
+    )
 
 
 def engine_architectures(engine: Engine) -> Architectures | None:
@@ -317,17 +319,18 @@ def require_served(name: str, architecture: str, engine: Architectures) -> None:
         return
     if architecture in engine.text:
         raise ConfigError(f"{name} is {architecture}, a model for text: it reads no images.")
-    said = f"{name}: vLLM {engine.version} does not know {architecture}"
+    problem = f"{name}: vLLM {engine.version} does not know {architecture}"
     pinned = shipped_architectures()
     if architecture in pinned.multimodal:
-        raise ConfigError(f"{said}; {pinned.version} does. Leave --engine out to use that.")
+        raise ConfigError(f"{problem}; {pinned.version} does. Leave --engine out to use that.")
     if (last := engine.until.get(architecture) or pinned.until.get(architecture)) is not None:
         raise ConfigError(
-            f"{said}; {last} was the last that did. Bring an environment with that one: --engine DIR."
+            f"{problem}; {last} was the last that did. Bring an environment with that one: --engine DIR."
         )
     raise ConfigError(
-        f"{said}. A later release may: bring an environment with it (--engine DIR), serve the model yourself "
-        "and pass --base-url, or try the engine's general implementation: -- --model-impl transformers"
+        f"{problem}. A later release may: bring an environment with it (--engine DIR), serve the model "
+        "yourself and pass --base-url, or try the engine's general implementation: -- --model-impl "
+        "transformers"
     )
 
 

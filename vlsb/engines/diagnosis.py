@@ -70,9 +70,9 @@ def _unknown_flags(match: re.Match[str], _: str) -> str:
 
 
 def _memory_is_short(match: re.Match[str], _: str) -> str:
-    free, total, wanted = (float(match[n]) for n in (1, 2, 4))
+    free, total, asked = (float(match[n]) for n in (1, 2, 4))
     share = share_of(free, total)
-    figures = f"memory: {free:g} of {total:g} GiB are free and it wants {wanted:g}."
+    figures = f"memory: {free:g} of {total:g} GiB are free and it wants {asked:g}."
     if match[3] == "CPU":
         share = max(0.05, share)
         advice = f"Pass `-- --gpu-memory-utilization {share:g}`, which on a CPU is the share of its memory."

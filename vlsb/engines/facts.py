@@ -279,7 +279,7 @@ def parse_options(tokens: Sequence[str]) -> dict[str, Any]:
     `--no-x` is false, a bare flag true; `--a.b 1` gives `{"a": {"b": 1}}`. Raises ConfigError for what is
     decided elsewhere and for words that belong to no option.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     dotted: dict[str, dict[str, Any]] = {}
     for token, values in _options(tokens):
         name, value = _meaning(token, values)
@@ -294,12 +294,12 @@ def parse_options(tokens: Sequence[str]) -> dict[str, Any]:
                 below = target.get(key)
                 target[key] = target = below if isinstance(below, dict) else {}
             target[path[-1]] = value
-        elif name == "middleware" and name in found:
-            found[name] = [*_as_list(found[name]), *_as_list(value)]
+        elif name == "middleware" and name in options:
+            options[name] = [*_as_list(options[name]), *_as_list(value)]
         else:
-            found[name] = value
+            options[name] = value
     # The engine puts them together behind all the others.
-    return found | dotted
+    return options | dotted
 
 
 def _options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

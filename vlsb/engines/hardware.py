@@ -88,8 +88,8 @@ def list_gpus(
     if not (listing.gpus or listing.hidden):
         return listing
     heading, _ = _nvidia_smi(environment, (), timeout_s)
-    found = _CUDA.search(heading)
-    cuda = found[1] if found else None
+    match = _CUDA.search(heading)
+    cuda = match[1] if match else None
     return GpuListing(listing.gpus, listing.hidden, cuda, listing.problem)
 
 
@@ -115,13 +115,13 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
     A line that is no row of ours is left out.
     """
-    found = []
+    listed = []
     for line in text.splitlines():
         row = [cell.strip() for cell in line.split(",", len(_FIELDS) - 1)]
         if len(row) == len(_FIELDS) and row[0].isdecimal():
             index, uuid, total, free, driver, name = row
-            found.append(Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid))
-    return tuple(found)
+            listed.append(Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid))
+    return tuple(listed)
 
 
 def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
@@ -143,16 +143,16 @@ def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
 
 
 def _listing(environment: Mapping[str, str], timeout_s: float, devices: Path) -> GpuListing:
-    wanted = environment.get("CUDA_VISIBLE_DEVICES")
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
     query = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
     text, problem = _nvidia_smi(environment, query, timeout_s)
-    found = parse_gpus(text)
-    if problem is None and not text and (there := sorted(devices.glob("nvidia[0-9]*"))):
-        problem = f"{there[0]} is present, but there is no nvidia-smi on PATH to ask about it"
-    if wanted is not None and wanted.strip() in _NO_GPU:
+    all_gpus = parse_gpus(text)
+    if problem is None and not text and (devices_here := sorted(devices.glob("nvidia[0-9]*"))):
+        problem = f"{devices_here[0]} is present, but there is no nvidia-smi on PATH to ask about it"
+    if chosen is not None and chosen.strip() in _NO_GPU:
         problem = None
-    visible = visible_gpus(found, wanted)
-    return GpuListing(visible, len(found) - len(visible), None, problem)
+    visible = visible_gpus(all_gpus, chosen)
+    return GpuListing(visible, len(all_gpus) - len(visible), None, problem)
 
 
 def _nvidia_smi(

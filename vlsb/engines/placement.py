@@ -191,11 +191,11 @@ def wishes_apart(
         parts = [tuple(free[n * size : (n + 1) * size]) for n in range(count)]
     else:
         parts = []
-        left = [gpu for gpu in there if gpu.index not in used]
+        rest = [gpu for gpu in there if gpu.index not in used]
         for _ in range(count):
-            chosen = with_free_gpus(model, wishes, left, None).gpus.entries
-            parts.append(tuple(str(gpu.index) for gpu in left[:size]) if chosen is None else chosen)
-            left = [gpu for gpu in left if str(gpu.index) not in parts[-1]]
+            chosen = with_free_gpus(model, wishes, rest, None).gpus.entries
+            parts.append(tuple(str(gpu.index) for gpu in rest[:size]) if chosen is None else chosen)
+            rest = [gpu for gpu in rest if str(gpu.index) not in parts[-1]]
     if len(parts[-1]) < size:
         return None
     return [replace(wishes, gpus=GpuLease(part)) for part in parts]

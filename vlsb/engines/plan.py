@@ -207,18 +207,18 @@ def plan_server(
     """
     _check_engine(model, engine)
     passed = parse_options(wishes.engine_options)
-    written = read_config(model.config)
+    own_settings = read_config(model.config)
     weights = open_weights(
         wishes.weights or model.weights,
-        revision=weights_revision(model, wishes, written),
+        revision=weights_revision(model, wishes, own_settings),
         offline=wishes.offline,
     )
     check_layout(weights, model)
     on_cpu = engine.is_cpu or not has_gpu
-    settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
+    settings = _settings(model, own_settings, wishes, weights, on_cpu=on_cpu)
     settings = {name: value for name, value in settings.items() if name not in passed}
     effective = {name: normal(value) for name, value in (settings | passed).items()}
-    _check_code(model, weights, effective, weights_revision(model, wishes, written))
+    _check_code(model, weights, effective, weights_revision(model, wishes, own_settings))
     if effective["load-format"] == "safetensors":
         weights.check_weights()
     _check_gpus(wishes, effective, has_gpu=has_gpu)
@@ -244,8 +244,10 @@ def facts_as(
     What a machine has is taken to be as it was: only what was wished for, and the weights, are looked at.
     Blocking; asks no Hub. Raises as `plan_server`, also for a checkpoint that is not here.
     """
-    there = recorded["engine"]
-    engine = Engine(Path(), str(there["version"]), None, is_cpu=there["device"] == "cpu", prefix=None)
+    engine_facts = recorded["engine"]
+    engine = Engine(
+        Path(), str(engine_facts["version"]), None, is_cpu=engine_facts["device"] == "cpu", prefix=None
+    )
     if model.source_architecture is not None:
         raise ConfigError(f"{model.name}: what it is converted to is known where it was converted.")
     plan = plan_server(
@@ -418,9 +420,9 @@ def check_layout(weights: Weights, model: ModelProfile) -> None:
     if model.family == GENERIC:
         return
     if right is None:
-        shown = named[0] if _ARCHITECTURE.fullmatch(named[0]) else "of an unknown architecture"
+        kind = named[0] if _ARCHITECTURE.fullmatch(named[0]) else "of an unknown architecture"
         raise ConfigError(
-            f"{weights.argument} is {shown}, which no family here serves. {model.family} is for "
+            f"{weights.argument} is {kind}, which no family here serves. {model.family} is for "
             f"{model.architecture}; any other checkpoint goes with --model ORG/NAME or --model FOLDER."
         )
     raise ConfigError(

@@ -115,11 +115,11 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
     """Stop with a ServerError unless the engine reads exactly the expected ids; None compares nothing."""
     if expected is None:
         return
-    found = await engine_ids(server, plan.model)
-    if found != tuple(expected):
+    read_ids = await engine_ids(server, plan.model)
+    if read_ids != tuple(expected):
         raise ServerError(
             f"{plan.model.name}: the engine would read another prompt than the authors' script gives its "
-            f"model: {difference(found, expected)}. The checkpoint's tokenizer, chat template or image "
+            f"model: {difference(read_ids, expected)}. The checkpoint's tokenizer, chat template or image "
             f"settings are not those of {plan.model.family}; nothing was evaluated."
         )
 
@@ -183,9 +183,7 @@ def probe_request(name: str, model: ModelProfile, png: bytes | None = None) -> t
 def difference(found: Sequence[int], expected: Sequence[int]) -> str:
     """Where two prompts part, in words."""
     pairs = zip(found, expected, strict=False)
-    place = next(
-        (n for n, (left, right) in enumerate(pairs) if left != right), min(len(found), len(expected))
-    )
+    place = next((n for n, (mine, its) in enumerate(pairs) if mine != its), min(len(found), len(expected)))
     return (
         f"{len(found)} ids where {len(expected)} are expected, the same up to position {place}, then "
         f"{_excerpt(found, place)} where {_excerpt(expected, place)} are expected"
@@ -193,8 +191,8 @@ def difference(found: Sequence[int], expected: Sequence[int]) -> str:
 
 
 def _excerpt(ids: Sequence[int], place: int) -> str:
-    shown = " ".join(map(str, ids[place : place + _SHOWN_IDS])) or "nothing"
-    return f"{shown} ..." if place + _SHOWN_IDS < len(ids) else shown
+    excerpt = " ".join(map(str, ids[place : place + _SHOWN_IDS])) or "nothing"
+    return f"{excerpt} ..." if place + _SHOWN_IDS < len(ids) else excerpt
 
 
 def _as_ids(found: object) -> tuple[int, ...] | None:

@@ -138,13 +138,13 @@ def children() -> list[int]:
         names = [each for each in os.listdir("/proc") if each.isdecimal()]  # noqa: PTH208
     except OSError:
         return []
-    found = []
+    pids = []
     for name in names:
         with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
             # The second field is the program's name in parentheses, whatever it holds.
             if stat.read().rpartition(b")")[2].split()[1] == own:
-                found.append(int(name))
-    return found
+                pids.append(int(name))
+    return pids
 
 
 def _is_group_alive(group: int) -> bool:

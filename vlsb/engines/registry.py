@@ -223,8 +223,8 @@ def find_running(places: Places, name: str, *, say: Say | None = None) -> Server
 
     One that is about to end is not counted.
     """
-    found = read_records(places, say=say)
-    named = [record for record in found if record.name == name and not record.is_ending]
+    records = read_records(places, say=say)
+    named = [record for record in records if record.name == name and not record.is_ending]
     return max(named, key=lambda record: record.started_at, default=None)
 
 
@@ -354,29 +354,29 @@ def stop_server(places: Places, record: ServerRecord, *, grace_s: float = STOP_G
     # An owner ends its engine itself and says so on its screen.
     with suppress(ProcessLookupError):
         os.kill(record.living_owner or record.pid, signal.SIGTERM)
-    left = _left_after(grace_s, record.pid, group_members(record.pid))
-    if left:
+    remaining = _left_after(grace_s, record.pid, group_members(record.pid))
+    if remaining:
         with suppress(ProcessLookupError):
-            if any(_is_alive(each) and os.getpgid(each.pid) == record.pid for each in left):
+            if any(_is_alive(each) and os.getpgid(each.pid) == record.pid for each in remaining):
                 os.killpg(record.pid, signal.SIGKILL)
-        _left_after(KILL_WAIT_S, record.pid, left)
+        _left_after(KILL_WAIT_S, record.pid, remaining)
     remove_record(places, record)
     ends_at = time.monotonic() + KILL_WAIT_S
     while record.living_owner is not None and time.monotonic() < ends_at:
         time.sleep(POLL_S)
-    return Ending.KILLED if left else Ending.STOPPED
+    return Ending.KILLED if remaining else Ending.STOPPED
 
 
 def group_members(group: int) -> list[psutil.Process]:
     """Every living process of a process group."""
     import psutil
 
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _left_after(seconds: float, group: int, members: list[psutil.Process]) -> list[psutil.Process]:

@@ -103,15 +103,15 @@ def find_local(name: str, servers_dir: Path | None) -> ModelProfile:
 
 def _by_spelling(name: str, catalog: Mapping[str, ModelProfile]) -> ModelProfile | None:
     """Return the model whose name, or whose published checkpoint's, has the same letters and digits."""
-    wanted = _letters(name)
+    asked = _letters(name)
     for model in catalog.values():
-        if wanted == _letters(model.name):
+        if asked == _letters(model.name):
             return model
     for model in PROFILES.values():
         for each in (model.weights, *model.checkpoints):
             last = each.rpartition("/")[2]
             short = _KIND_OF_CHECKPOINT.sub("", last)
-            if wanted in {_letters(each), _letters(last), _letters(short)}:
+            if asked in {_letters(each), _letters(last), _letters(short)}:
                 return replace(model, name=each, weights=each)
     return None
 

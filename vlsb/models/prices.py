@@ -69,8 +69,8 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         sent = usage.input_tokens - (batch.input_tokens or 0)
         cached = min(usage.cached_tokens or 0, sent)
         cached_price = self.input if self.cached_input is None else self.cached_input
-        written = (usage.output_tokens or 0) + (usage.thought_tokens or 0) - (batch.output_tokens or 0)
-        now = ((sent - cached) * self.input + cached * cached_price + written * self.output) / 1e6
+        answer_tokens = (usage.output_tokens or 0) + (usage.thought_tokens or 0) - (batch.output_tokens or 0)
+        now = ((sent - cached) * self.input + cached * cached_price + answer_tokens * self.output) / 1e6
         return now + batch_usd
 
     def batch_usd(self, usage: Usage) -> float | None:
@@ -109,8 +109,8 @@ class Retirement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def warning(self, stage: str, model: str, today: date) -> str:
         """One sentence for whoever is about to use the model: how many days are left."""
-        left = (self.on - today).days
-        days = "" if left <= 0 else " (tomorrow)" if left == 1 else f" (in {left} days)"
+        days_left = (self.on - today).days
+        days = "" if days_left <= 0 else " (tomorrow)" if days_left == 1 else f" (in {days_left} days)"
         return f"The {stage} {self._sentence(model, today, days)}"
 
     def notice(self, model: str, today: date) -> str:

@@ -427,16 +427,16 @@ def resolve_endpoint(
     url = parse_base_url(base_url, allow_http=allow_http, flag=party.flag("base-url"))
     authorises_itself = any(name.lower() in AUTHORISING_HEADERS for name, _ in headers)
     host = "" if is_loopback(url) else urlsplit(url).hostname or ""
-    found = next((each for each in PROVIDERS if each.serves(host)), None)
+    row = next((each for each in PROVIDERS if each.serves(host)), None)
     if key_variable is None and host and not authorises_itself:
-        key_variable = found.key_variable if found else None
+        key_variable = row.key_variable if row else None
         if key_variable is None and not is_private(url):
             raise MissingKeyError(
                 f"{party}: no variable is known to hold its key",
                 advice=f"Pass {party.flag('api-key-env')} NAME (keys are never sent to a host they were not "
                 "meant for).",
             )
-    return Endpoint(model, url, key_variable, headers, found.name if found else "")
+    return Endpoint(model, url, key_variable, headers, row.name if row else "")
 
 
 def plain_name(model: str) -> str:
@@ -480,10 +480,10 @@ def find_batch_api(endpoint: Endpoint) -> BatchApi:
         return BatchApi(1.0, ())
     who = provider.name if provider is not None else "that address"
     who = "an engine here" if endpoint.base_url == ENGINE_URL else who
-    there = ", ".join(each.name for each in PROVIDERS if each.batch is not None)
+    with_batches = ", ".join(each.name for each in PROVIDERS if each.batch is not None)
     raise ConfigError(
         f"--batch: {endpoint.model} is asked at {who}, and no batch API is known there. Those with one: "
-        f"{there}. Leave --batch out."
+        f"{with_batches}. Leave --batch out."
     )
 
 
@@ -496,15 +496,15 @@ def describe_provider(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str
     if provider is None:
         return {}
     model = endpoint.request_model
-    found: dict[str, Any] = {"name": provider.name, "model": model}
+    row: dict[str, Any] = {"name": provider.name, "model": model}
     if not provider.safety:
-        return found
+        return row
     default = next((words for models, words in provider.safety if models.fullmatch(model)), "not documented")
     asked = [fields, fields.get("extra_body")]
     asked += [each.get("google") for each in asked if isinstance(each, Mapping)]
     sent = [each[name] for each in asked if isinstance(each, Mapping) for name in _SAFETY if name in each]
-    found["safety_settings"] = sent[0] if sent else f"provider default, which for {model} is: {default}"
-    return found
+    row["safety_settings"] = sent[0] if sent else f"provider default, which for {model} is: {default}"
+    return row
 
 
 def find_thinking(endpoint: Endpoint) -> Thinking:
@@ -516,8 +516,8 @@ def find_thinking(endpoint: Endpoint) -> Thinking:
     if provider is None:
         off, on = ({"chat_template_kwargs": {"enable_thinking": thinks}} for thinks in (False, True))
         return Thinking(every, off, on)
-    found = (each for each in provider.thinking if each.models.fullmatch(endpoint.request_model))
-    return next(found, Thinking(every, None, None))
+    rows = (each for each in provider.thinking if each.models.fullmatch(endpoint.request_model))
+    return next(rows, Thinking(every, None, None))
 
 
 def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Fields:
@@ -525,8 +525,8 @@ def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Fields:
 
     ConfigError where nothing does.
     """
-    found = find_thinking(endpoint)
-    fields = found.on if thinks else found.off
+    row = find_thinking(endpoint)
+    fields = row.on if thinks else row.off
     if fields is None:
         raise ConfigError(
             f"--thinking {'on' if thinks else 'off'}: {endpoint.provider} has no such switch for "

@@ -264,8 +264,8 @@ def plan_layout(source: Checkpoint, tower: Checkpoint, tokenizer: Mapping[str, A
             "vision_feature_select_strategy": strategy,
         },
     }
-    written = {name: json_bytes(fields) for name, fields in files.items()}
-    return Layout(vocabulary, {**written, **vocabulary.files}, dtype)
+    contents = {name: json_bytes(fields) for name, fields in files.items()}
+    return Layout(vocabulary, {**contents, **vocabulary.files}, dtype)
 
 
 def json_bytes(fields: Mapping[str, Any]) -> bytes:
@@ -363,18 +363,18 @@ def added_tokens(source: Checkpoint) -> dict[str, int]:
 
 
 def _tokenizer_config(source: Checkpoint, special: Mapping[str, int]) -> Mapping[str, Any]:
-    found = json_object(source.folder / "tokenizer_config.json")
+    own = json_object(source.folder / "tokenizer_config.json")
     return {
         **_named_tokens(source),
-        "add_bos_token": found.get("add_bos_token", True),
-        "add_eos_token": found.get("add_eos_token", False),
+        "add_bos_token": own.get("add_bos_token", True),
+        "add_eos_token": own.get("add_eos_token", False),
         "added_tokens_decoder": {
             str(number): {"content": text, **_PLAIN_TOKEN, "special": True}
             for text, number in sorted(special.items(), key=lambda each: each[1])
         },
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": found.get("model_max_length", source.config.get("max_position_embeddings")),
+        "model_max_length": own.get("model_max_length", source.config.get("max_position_embeddings")),
         "padding_side": "left",
         "processor_class": "LlavaProcessor",
         # Of no family: the engine takes tokenizer.json as it is.

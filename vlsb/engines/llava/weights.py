@@ -260,8 +260,8 @@ def write_part(job: WeightsJob, part: Part, path: Path) -> dict[str, TensorRecor
         try:
             importlib.import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
         except safetensors.SafetensorError as error:
-            found = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(found[1]) if found else errno.EIO, "safetensors") from error
+            match = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(match[1]) if match else errno.EIO, "safetensors") from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return entries
