@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from vlsb.analysis.summary import Summary
 from vlsb.engines.lease import accept, decline
+from vlsb.engines.leases import Surroundings
 from vlsb.errors import ConfigError
-from vlsb.evaluation.opening import Surroundings, open_judging, open_target
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.python_options import options_of, path_of, text_of
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
-from vlsb.evaluation.settings import Resolved
+from vlsb.evaluation.settings import Resolved, open_judging, open_target
 from vlsb.extras import lacks_extra
 from vlsb.records import JUDGED, Failure, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object, to_rows

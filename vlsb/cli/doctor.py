@@ -25,10 +25,11 @@ from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints import loops
 from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine, shown_path
+from vlsb.engines.leases import Surroundings
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
-from vlsb.evaluation.opening import Surroundings, open_judging
 from vlsb.evaluation.options import Option, RunOptions
+from vlsb.evaluation.settings import open_judging
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console

@@ -34,7 +34,7 @@ from vlsb.engines.plan import Wishes
 from vlsb.engines.registry import Places, find_running, sole_server
 from vlsb.engines.supervisor import read_load
 from vlsb.errors import ConfigError, InterruptedRunError
-from vlsb.evaluation.opening import engine_wishes
+from vlsb.evaluation.named_models import engine_wishes
 from vlsb.evaluation.options import HelpPanel, Option, RunOptions, names_in
 from vlsb.models.catalog import find_local
 from vlsb.models.profile import ModelProfile

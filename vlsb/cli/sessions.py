@@ -24,6 +24,7 @@ from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
 from vlsb.endpoints.traffic import Spending
+from vlsb.engines.leases import Surroundings
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
@@ -38,10 +39,9 @@ from vlsb.errors import (
 )
 from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
 from vlsb.evaluation.named_models import run_directory
-from vlsb.evaluation.opening import Surroundings, judge_hosted, open_judging, open_target
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import Listeners, Plan, Prepared, SessionEnd, prepare, prepare_judging, run_turns
-from vlsb.evaluation.settings import Resolved
+from vlsb.evaluation.settings import Resolved, judge_hosted, open_judging, open_target
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices

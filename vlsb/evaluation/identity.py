@@ -15,8 +15,14 @@ from vlsb.data import Selection, load_named, select
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
-from vlsb.evaluation.named_models import Judges, NamedTarget, is_demo, resolve_judges
-from vlsb.evaluation.opening import engine_wishes, judge_wishes
+from vlsb.evaluation.named_models import (
+    Judges,
+    NamedTarget,
+    engine_wishes,
+    is_demo,
+    judge_wishes,
+    resolve_judges,
+)
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.protocol import ENGINE_FACT
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of

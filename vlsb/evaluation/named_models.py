@@ -13,6 +13,7 @@ from vlsb.endpoints.client import list_models
 from vlsb.endpoints.credentials import Credentials, load_credentials
 from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.checkpoint import identify
+from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.errors import ConfigError, UnknownModelError, UnreachableError
 from vlsb.evaluation.options import OF_EACH_JUDGE, ONLY_ENGINES, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
@@ -33,6 +34,8 @@ from vlsb.records import Untrusted
 from vlsb.store.manifest import is_same
 
 _Value = TypeVar("_Value")
+# A judge reads the template, a question and a response besides what it writes.
+_JUDGE_CONTEXT_TOKENS = 2048
 DEMO = "demo"
 """The model that the simulator plays, as target and as judge."""
 
@@ -368,6 +371,33 @@ async def require_one_model(
                 detail=Untrusted(", ".join(names[:10])),
                 advice="Every --base-url must serve the same model.",
             )
+
+
+def engine_wishes(options: RunOptions) -> Wishes:
+    """Return what options ask of a target's engine."""
+    return Wishes(
+        weights=options.weights,
+        revision=options.revision,
+        settings=options.engine_settings(),
+        gpus=GpuLease.parse(options.gpus),
+        lora=Lora.parse(options.lora),
+        thinks={"on": True, "off": False}.get(options.thinking),
+        max_tokens=options.max_tokens,
+        engine=options.engine,
+        engine_options=options.engine_options,
+        start_timeout_s=options.start_timeout,
+    )
+
+
+def judge_wishes(options: RunOptions) -> Wishes:
+    """Return what options ask of a judge's engine."""
+    return Wishes(
+        engine=options.engine,
+        settings=options.engine_settings(),
+        max_tokens=_JUDGE_CONTEXT_TOKENS,
+        start_timeout_s=options.start_timeout,
+        gpus=GpuLease.parse(options.gpus),
+    )
 
 
 class RateAccount(NamedTuple):

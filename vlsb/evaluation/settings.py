@@ -5,7 +5,8 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,9 +18,22 @@ from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.engines.lease import Leases
+from vlsb.engines.leases import Leased, Surroundings, Wanted, host_engines, lease_engines
+from vlsb.engines.plan import GpuLease
+from vlsb.engines.registry import ServerRecord
 from vlsb.errors import ConfigError, DatasetError, RunMismatchError, SeveralErrors, VlsbError
 from vlsb.evaluation.clients import TARGET
-from vlsb.evaluation.named_models import Judges, NamedTarget, is_demo, only_model, resolve_judges, run_name
+from vlsb.evaluation.named_models import (
+    Judges,
+    NamedTarget,
+    engine_wishes,
+    is_demo,
+    judge_wishes,
+    only_model,
+    require_one_model,
+    resolve_judges,
+    run_name,
+)
 from vlsb.evaluation.options import RunOptions, as_flag
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.session import Plan, Turn
@@ -29,7 +43,7 @@ from vlsb.models.prices import load_prices
 from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import ENGINE_URL, find_batch_api
 from vlsb.records import JUDGED, VLSBENCH, Outcome
-from vlsb.steps import threaded
+from vlsb.steps import in_thread, threaded
 from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
 
 _Part = TypeVar("_Part")
@@ -53,27 +67,31 @@ class Resolved:
     engines: Mapping[str, Leases] = field(default_factory=dict)
     alone: tuple[str, ...] = ()
 
-    def with_engines(self, name: str, leases: Leases, *, is_alone: bool = False) -> Resolved:
-        """Ask target or judge on a local model's engines; one that is alone works by itself later."""
-        engine, plan = leases[0], self.plan
-        changes: dict[str, Any] = {
-            "endpoint": config.Endpoint(engine.served_name, engine.base_url),
-            "engine": engine.facts,
-            "deviations": engine.deviations,
-        }
-        if name == TARGET:
-            assert plan.target is not None
-            plan = replace(plan, target=replace(plan.target, **changes))
-        else:
-            judges, number = list(plan.judges), judge_names(len(plan.judges)).index(name)
-            judges[number] = JudgeSetup(judges[number].kind, replace(judges[number].settings, **changes))
-            plan = replace(plan, judges=tuple(judges))
+    def on_engines(self, leased: Mapping[str, Leased]) -> Resolved:
+        """Ask local models on the engines that are leased for them."""
+        plan, credentials = self.plan, dict(self.credentials)
+        places = {name: number for number, name in enumerate(judge_names(len(plan.judges)))}
+        for name, ((engine, *_), _) in leased.items():
+            credentials[name] = engine.credentials
+            changes: dict[str, Any] = {
+                "endpoint": config.Endpoint(engine.served_name, engine.base_url),
+                "engine": engine.facts,
+                "deviations": engine.deviations,
+            }
+            if name == TARGET:
+                assert plan.target is not None
+                plan = replace(plan, target=replace(plan.target, **changes))
+            else:
+                judges = list(plan.judges)
+                kind, settings = judges[places[name]]
+                judges[places[name]] = JudgeSetup(kind, replace(settings, **changes))
+                plan = replace(plan, judges=tuple(judges))
         return replace(
             self,
             plan=plan,
-            credentials={**self.credentials, name: engine.credentials},
-            engines={**self.engines, name: leases},
-            alone=(*self.alone, name) if is_alone else self.alone,
+            credentials=credentials,
+            engines={name: each.leases for name, each in leased.items()},
+            alone=tuple(name for name, each in leased.items() if each.waits),
         )
 
     def turns(self) -> list[Turn]:
@@ -90,6 +108,72 @@ class Resolved:
             later = replace(self.plan, target=None, judges=(self.plan.named_judges[name],), is_resume=True)
             turns.append(Turn(later, {"judge": self.credentials[name]}, {"judge": self.engines[name]}))
         return turns
+
+
+@asynccontextmanager
+async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncIterator[Resolved]:
+    """Open the plan of `vlsb run`, with the leases of engines for local models.
+
+    Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
+    """
+    resolved = await resolve_run(options, surroundings.environment)
+    if TARGET not in resolved.local:
+        await require_one_model(
+            resolved.plan.models[TARGET],
+            resolved.credentials[TARGET],
+            ca_bundle=options.ca_bundle,
+            say=surroundings.say,
+        )
+    async with AsyncExitStack() as held:
+        yield await _with_engines(resolved, options, surroundings, held)
+
+
+@asynccontextmanager
+async def open_judging(
+    run: Path | None, options: RunOptions, surroundings: Surroundings
+) -> AsyncIterator[Resolved]:
+    """Open the plan of `vlsb judge RUN`, or of its judges alone without a run, with leases of engines."""
+    resolved = await resolve_judging(run, options, surroundings.environment)
+    if options.replicas > 1 and not resolved.local:
+        raise ConfigError("--replicas is for engines that vlsb starts, and no judge is a local model.")
+    async with AsyncExitStack() as held:
+        yield await _with_engines(resolved, options, surroundings, held)
+
+
+async def _with_engines(
+    resolved: Resolved, options: RunOptions, surroundings: Surroundings, held: AsyncExitStack
+) -> Resolved:
+    wanted: dict[str, Wanted] = {}
+    for name, model in resolved.local.items():
+        if name == TARGET:
+            wishes = engine_wishes(options)
+            is_kept = options.keep_server
+            wanted[name] = Wanted(model, wishes, options.replicas, is_judge=False, is_kept=is_kept)
+        elif resolved.plan.target is None:
+            wanted[name] = Wanted(model, judge_wishes(options), options.replicas)
+        else:
+            # GPUs, settings and replicas were said of the target's engine.
+            wanted[name] = Wanted(model, replace(judge_wishes(options), gpus=GpuLease(), settings={}))
+    leased = await lease_engines(wanted, surroundings, held, max_restarts=options.max_restarts)
+    return resolved.on_engines(leased)
+
+
+@asynccontextmanager
+async def judge_hosted(
+    options: RunOptions, surroundings: Surroundings
+) -> AsyncIterator[tuple[ServerRecord, ...]]:
+    """Start the engines of the one local judge that options name, for all sessions of the block.
+
+    Without a local judge, or with several, which may not fit beside each other, nothing is started here.
+    Raises as `engine_lease`.
+    """
+    local = list((await in_thread(lambda _: resolve_judges(options))).local.values())
+    if len(local) != 1:
+        yield ()
+        return
+    wanted = Wanted(local[0], judge_wishes(options), options.replicas)
+    async with host_engines(wanted, surroundings) as servers:
+        yield servers
 
 
 async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:

@@ -23,12 +23,13 @@ from vlsb.evaluation.named_models import (
     Judges,
     NamedTarget,
     RateAccount,
+    engine_wishes,
     hosted_target,
+    judge_wishes,
     rate_accounts,
     resolve_judges,
     run_directory,
 )
-from vlsb.evaluation.opening import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.settings import selection_of
 from vlsb.models.catalog import name_of_place, safe_name

@@ -12,9 +12,9 @@ from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
 from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import AUTO
 from vlsb.engines.lease import accept, ready_engine
+from vlsb.engines.leases import identified
 from vlsb.engines.plan import Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
-from vlsb.evaluation.opening import identified
 from vlsb.records import VLSBENCH
 from vlsb.steps import OnProgress, in_thread
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
