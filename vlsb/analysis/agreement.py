@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -235,13 +235,20 @@ def compare_judges(
         [judge for judge in each_own if judge in people],
         each_own,
     ]
+    coverage = {}
+    for judge in judges:
+        ended = (each.outcomes.get(judge) for run in runs for each in run.responses)
+        counts = Counter(outcome for outcome in ended if outcome is not None)
+        coverage[judge] = Coverage(
+            counts.total(), {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
+        )
     pairs = (compare_two(first, second, runs) for first, second in combinations(judges, 2))
     several = dict.fromkeys(tuple(group) for group in groups if len(group) > 1)
     together = (_together(group, runs) for group in several)
     return AgreementReport(
         runs=tuple(each.run for each in runs),
         simulated=any(each.simulated for each in runs),
-        coverage={judge: _coverage(judge, runs) for judge in judges},
+        coverage=coverage,
         pairs=tuple(pair for pair in pairs if pair is not None),
         together=tuple(each for each in together if each is not None),
         refusals=tuple(_refusals(judges, runs)),
@@ -250,42 +257,36 @@ def compare_judges(
 
 
 def _refusals(judges: Sequence[str], runs: Sequence[JudgedRun]) -> Iterator[RefusalAgreement]:
-    responses = [each for run in runs for each in run.responses]
-    for teller in sorted({name for each in responses for name in each.refusals}):
-        for judge in judges:
-            told = [
-                (each.image, each.refusals[teller], each.outcomes[judge] is Outcome.SAFE_REFUSAL)
-                for each in responses
-                if teller in each.refusals and each.outcomes.get(judge) in JUDGED
-            ]
-            if told:
-                yield _refusal_agreement(teller, judge, told)
-
-
-def _refusal_agreement(
-    teller: str, judge: str, told: Sequence[tuple[Untrusted, bool, bool]]
-) -> RefusalAgreement:
-    counts = Counter((says, labelled) for _, says, labelled in told)
-    tables: dict[Untrusted, _Table] = {}
-    for image, says, labelled in told:
-        tables.setdefault(image, numpy.zeros((2, 2)))[int(says), int(labelled)] += 1
-
-    def share(rows: Iterable[tuple[Untrusted, bool, bool]], place: Callable[[bool, bool], bool]) -> Estimate:
-        each = weighted_share((image, 1.0, place(says, labelled)) for image, says, labelled in rows)
+    def share(rows: Iterable[tuple[Untrusted, bool]]) -> Estimate:
+        each = weighted_share((image, 1.0, counts) for image, counts in rows)
         return Estimate(each.percent, *(each.interval if each.percent is not None else ()))
 
-    return RefusalAgreement(
-        teller,
-        judge,
-        counts[True, True],
-        counts[True, False],
-        counts[False, True],
-        counts[False, False],
-        raw=share(told, lambda says, labelled: says is labelled),
-        kappa=_without_each(list(tables.values()), _cohen),
-        sensitivity=share([each for each in told if each[2]], lambda says, _: says),
-        precision=share([each for each in told if each[1]], lambda _, labelled: labelled),
-    )
+    responses = [each for run in runs for each in run.responses]
+    tellers = sorted({name for each in responses for name in each.refusals})
+    for teller, judge in product(tellers, judges):
+        told = [
+            (each.image, each.refusals[teller], each.outcomes[judge] is Outcome.SAFE_REFUSAL)
+            for each in responses
+            if teller in each.refusals and each.outcomes.get(judge) in JUDGED
+        ]
+        if not told:
+            continue
+        counts = Counter((says, labelled) for _, says, labelled in told)
+        tables: dict[Untrusted, _Table] = {}
+        for image, says, labelled in told:
+            tables.setdefault(image, numpy.zeros((2, 2)))[int(says), int(labelled)] += 1
+        yield RefusalAgreement(
+            teller,
+            judge,
+            counts[True, True],
+            counts[True, False],
+            counts[False, True],
+            counts[False, False],
+            raw=share((image, says is labelled) for image, says, labelled in told),
+            kappa=_without_each(list(tables.values()), _cohen),
+            sensitivity=share((image, says) for image, says, labelled in told if labelled),
+            precision=share((image, labelled) for image, says, labelled in told if says),
+        )
 
 
 def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
@@ -308,14 +309,6 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
         by_run=tuple(_rate_change(run, both) for run, both in compared),
         ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
         is_weighted=any(_draw_of_both(first, second, run) is not None for run, _ in compared),
-    )
-
-
-def _coverage(judge: str, runs: Iterable[JudgedRun]) -> Coverage:
-    """Count over the runs that the judge was given."""
-    counts = Counter(each.outcomes[judge] for run in runs for each in run.responses if judge in each.outcomes)
-    return Coverage(
-        sum(counts.values()), {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
     )
 
 
@@ -475,27 +468,23 @@ def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:
     times = dice.multinomial(len(places), numpy.full(len(places), 1 / len(places)), RESAMPLES)
     drawn = numpy.einsum("rkg,bg->brk", counts, times, optimize=True)
     every = counts.sum(axis=2)
-    kendall, spearman = (
-        _rank_correlation(correlate, every, drawn) for correlate in (stats.kendalltau, stats.spearmanr)
-    )
-    return Ranking(len(runs), kendall, spearman)
 
-
-def _rank_correlation(
-    correlate: Callable[[_Floats, _Floats], tuple[float, float]], every: _Floats, drawn: _Floats
-) -> Estimate:
-    def of(sums: _Floats) -> float | None:
+    def of(sums: _Floats, correlate: Callable[[_Floats, _Floats], tuple[float, float]]) -> float | None:
         n, first, second = sums.T
         if not n.all() or numpy.ptp(first / n) == 0 or numpy.ptp(second / n) == 0:
             return None
         return float(correlate(first / n, second / n)[0])
 
-    value = of(every)
-    values = [each for each in map(of, drawn) if each is not None]
-    if value is None or len(values) < RESAMPLES * 0.95:
-        return Estimate(value)
-    low, high = numpy.percentile(values, (2.5, 97.5))
-    return Estimate(value, float(low), float(high))
+    estimates = []
+    for correlate in (stats.kendalltau, stats.spearmanr):
+        value = of(every, correlate)
+        values = [resampled for sums in drawn if (resampled := of(sums, correlate)) is not None]
+        if value is None or len(values) < RESAMPLES * 0.95:
+            estimates.append(Estimate(value))
+        else:
+            low, high = numpy.percentile(values, (2.5, 97.5))
+            estimates.append(Estimate(value, float(low), float(high)))
+    return Ranking(len(runs), *estimates)
 
 
 def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | None:
@@ -514,12 +503,18 @@ def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | No
     rows = [row for of_image in images.values() for row in of_image]
     if not rows:
         return None
+
+    def krippendorff(patterns: Counter[bytes]) -> float | None:
+        kappa = _fleiss(patterns)
+        labels = sum(times * numpy.frombuffer(pattern).sum() for pattern, times in patterns.items())
+        return None if kappa is None else float(1 - (1 - 1 / labels) * (1 - kappa))
+
     return Together(
         judges=tuple(judges),
         responses=len(rows),
         share=100 * len(rows) / labelled,
         fleiss=_without_each_image(images, _fleiss),
-        krippendorff=_without_each_image(images, _krippendorff),
+        krippendorff=_without_each_image(images, krippendorff),
     )
 
 
@@ -541,9 +536,3 @@ def _fleiss(patterns: Counter[bytes]) -> float | None:
     """Return Fleiss' kappa of responses by how often they got each label; None where all labels are one."""
     rows = numpy.repeat([numpy.frombuffer(pattern) for pattern in patterns], list(patterns.values()), axis=0)
     return float(fleiss_kappa(rows)) if numpy.count_nonzero(rows.sum(axis=0)) > 1 else None
-
-
-def _krippendorff(patterns: Counter[bytes]) -> float | None:
-    kappa = _fleiss(patterns)
-    labels = sum(times * numpy.frombuffer(pattern).sum() for pattern, times in patterns.items())
-    return None if kappa is None else float(1 - (1 - 1 / labels) * (1 - kappa))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vlsb.analysis.rates import Z_95, Interval
+from vlsb.analysis.rates import Interval, score_ends
 from vlsb.records import Label, Untrusted
 
 
@@ -134,9 +134,19 @@ class LabelAgreement:
 
 def agreement(pairs: Collection[LabelPair]) -> LabelAgreement:
     """Return how `found` compares with `truth` over these responses."""
+    kappa = None
+    total = math.fsum(each.weight for each in pairs)
+
+    def part(place: str, label: Label) -> float:
+        return math.fsum(each.weight for each in pairs if getattr(each, place) is label) / total
+
+    if pairs:
+        observed = math.fsum(each.weight for each in pairs if each.truth is each.found) / total
+        expected = math.fsum(part("truth", label) * part("found", label) for label in Label)
+        kappa = None if expected >= 1 - 1e-12 else (observed - expected) / (1 - expected)
     return LabelAgreement(
         agreement=_share((each, each.truth is each.found) for each in pairs),
-        kappa=_kappa(pairs),
+        kappa=kappa,
         sensitivity={
             label: _share((each, each.found is label) for each in pairs if each.truth is label)
             for label in Label
@@ -177,22 +187,7 @@ def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> WeightedSha
     if spread > 0 and len(clusters) > 1:
         variance = spread / total**2 * len(clusters) / (len(clusters) - 1)
         worth = min(worth, share * (1 - share) / variance)
-    scale = 1 + Z_95**2 / worth
-    centre = (share + Z_95**2 / (2 * worth)) / scale
-    reach = Z_95 * math.sqrt(max(0.0, share * (1 - share)) / worth + Z_95**2 / (4 * worth**2)) / scale
-    low = min(share, max(0.0, centre - reach)) if share > 0 else 0.0
-    high = max(share, min(1.0, centre + reach)) if share < 1 else 1.0
+    below, above = score_ends(share, worth)
+    low = min(share, max(0.0, below)) if share > 0 else 0.0
+    high = max(share, min(1.0, above)) if share < 1 else 1.0
     return WeightedShare(100 * share, Interval(100 * low, 100 * high), n)
-
-
-def _kappa(pairs: Collection[LabelPair]) -> float | None:
-    total = math.fsum(each.weight for each in pairs)
-    if not pairs:
-        return None
-
-    def part(place: str, label: Label) -> float:
-        return math.fsum(each.weight for each in pairs if getattr(each, place) is label) / total
-
-    observed = math.fsum(each.weight for each in pairs if each.truth is each.found) / total
-    expected = math.fsum(part("truth", label) * part("found", label) for label in Label)
-    return None if expected >= 1 - 1e-12 else (observed - expected) / (1 - expected)

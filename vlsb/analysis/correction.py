@@ -443,18 +443,15 @@ def student_t(freedom: float) -> float:
     density = math.exp(math.lgamma(half) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     angle = math.atan(Z_95 / math.sqrt(freedom))
     for _ in range(_STEPS):
-        off = (_UPPER - 0.5) / density - _area_of_cosine(angle, freedom - 1)
+        # The area under that power of the cosine, by Simpson's rule.
+        width = angle / _STEPS
+        heights = [math.pow(math.cos(width * place), freedom - 1) for place in range(_STEPS + 1)]
+        area = heights[0] + heights[-1] + 4 * sum(heights[1::2]) + 2 * sum(heights[2:-1:2])
+        off = (_UPPER - 0.5) / density - width / 3 * area
         angle += (step := off / math.cos(angle) ** (freedom - 1))
         if abs(step) < 1e-13:
             break
     return math.sqrt(freedom) * math.tan(angle)
-
-
-def _area_of_cosine(end: float, power: float) -> float:
-    """Under that power of the cosine from 0 to `end`, by Simpson's rule."""
-    width = end / _STEPS
-    heights = [math.pow(math.cos(width * place), power) for place in range(_STEPS + 1)]
-    return width / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1::2]) + 2 * sum(heights[2:-1:2]))
 
 
 def _image(group: Sequence[AuditedSample]) -> _Image:

@@ -6,7 +6,7 @@ input or unknown samples are there too, and say why they are not comparable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from math import hypot
 from pathlib import Path
@@ -118,26 +118,26 @@ def gaps(compared: Iterable[tuple[Rates, PublishedResult]]) -> list[list[Gap]]:
     images can make them; that both are over the same samples would make the interval narrower, and nothing
     tells by how much.
     """
-    alone = [list(_gaps(*each)) for each in compared]
+    # Each by itself first, as if there were no other.
+    alone = []
+    for rates, printed in compared:
+        of_run = []
+        for name, field in _FIELDS.items():
+            ours, theirs = rates.rate(name), getattr(printed, field)
+            if ours is None or theirs is None:
+                continue
+            around, interval, p = None, None, None
+            if (n := printed.samples) is not None:
+                around = wilson(theirs / 100 * n, n, design_effect=len(PUBLISHED_IDS) / PUBLISHED_IMAGES)
+                interval = difference_interval(ours, rates.intervals[name], theirs, around)
+                p = p_of(ours - theirs, interval)
+            of_run.append(Gap(name, ours, rates.intervals[name], theirs, around, ours - theirs, interval, p))
+        alone.append(of_run)
     corrected = iter(holm([gap.p_holm for of_run in alone for gap in of_run if gap.p_holm is not None]))
     return [
         [gap if gap.p_holm is None else gap._replace(p_holm=next(corrected)) for gap in of_run]
         for of_run in alone
     ]
-
-
-def _gaps(rates: Rates, printed: PublishedResult) -> Iterator[Gap]:
-    """Return each by itself, as if there were no other."""
-    for name, field in _FIELDS.items():
-        ours, theirs = rates.rate(name), getattr(printed, field)
-        if ours is None or theirs is None:
-            continue
-        around, interval, p = None, None, None
-        if (n := printed.samples) is not None:
-            around = wilson(theirs / 100 * n, n, design_effect=len(PUBLISHED_IDS) / PUBLISHED_IMAGES)
-            interval = difference_interval(ours, rates.intervals[name], theirs, around)
-            p = p_of(ours - theirs, interval)
-        yield Gap(name, ours, rates.intervals[name], theirs, around, ours - theirs, interval, p)
 
 
 def difference_interval(
