@@ -26,8 +26,16 @@ from vlsb.extras import require_extra
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import ImageFile, Outcome, Sample, Untrusted
 from vlsb.reports.encode import for_terminal, json_document
-from vlsb.reports.exports import TABLE, ExportedRun, Redaction, hub_card, hub_columns
-from vlsb.reports.logs import log_header, log_samples, summary_of
+from vlsb.reports.exports import (
+    TABLE,
+    ExportedRun,
+    Redaction,
+    hub_card,
+    hub_columns,
+    log_header,
+    log_samples,
+    summary_of,
+)
 from vlsb.reports.report import counted
 from vlsb.reports.stored import StoredRun
 from vlsb.store.export import require_new, write_archive, write_folder, write_text

@@ -21,12 +21,11 @@ from vlsb.reports import documents, terminal, writers
 from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.exports import missing_questions, to_official
 from vlsb.reports.leaderboard import board_report
 from vlsb.reports.leaderboard import leaderboard as places
-from vlsb.reports.logs import missing_questions, to_official
-from vlsb.reports.methods import PROSE, bibtex_text, methods_text
 from vlsb.reports.notes import guards_of, guards_table
-from vlsb.reports.paper import paper_report, parities_of
+from vlsb.reports.paper import PROSE, bibtex_text, methods_text, paper_report, parities_of
 from vlsb.reports.report import Report
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import remembered_data_root, require_vlsbench

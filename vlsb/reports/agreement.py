@@ -467,13 +467,15 @@ def _money_table(money: Sequence[JudgeMoney]) -> Table:
     notes = []
     for each in money:
         spent = tuple(f"{count:,}" for count in each.tokens)
-        left = ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
+        tokens = (
+            ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
+        )
         totals = (each.usd, None if each.rest is None else each.rest.total)
         unknown = NO_FIGURE if each.is_free else "unknown"
         usd = [unknown if each.is_free or total is None else dollars(total) for total in totals]
         rows += [
             (each.judge, "so far", f"{each.requests:,}", *spent, usd[0], ""),
-            ("", "the rest", f"{each.left:,}", *left, usd[1], _ends(each.rest)),
+            ("", "the rest", f"{each.left:,}", *tokens, usd[1], _ends(each.rest)),
         ]
         if each.as_batch is not None:
             total = dollars(each.as_batch.total)

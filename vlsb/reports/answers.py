@@ -120,9 +120,9 @@ def answers_text(
             page.field(each)
     if answers or not only_failures:
         page.line(Text())
-        shown = f"{len(chosen):,} of {len(answers):,} shown"
+        tally = f"{len(chosen):,} of {len(answers):,} shown"
         more = "; --limit 0 shows all" if len(chosen) < len(answers) else ""
-        page.line(Text(f"{shown}{more if answers else '; no response passes all filters'}", style="dim"))
+        page.line(Text(f"{tally}{more if answers else '; no response passes all filters'}", style="dim"))
     return page.text
 
 

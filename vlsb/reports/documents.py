@@ -457,12 +457,12 @@ def _runs(marks: RowMarks) -> str:
     # What limits the numbers of rows is said once for all rows that it is true of.
     limits: dict[Sentence, list[Words]] = {}
     for place, each in enumerate(marks.summaries):
-        said = [remark.text for remark in remarks(replace(each, retirements=()))]
+        parts = [remark.text for remark in remarks(replace(each, retirements=()))]
         if each.deviations:
             deviations = Sentence.join("; ", each.deviations).text(for_json).rstrip(".")
-            said.append(Untrusted(f"Deviations from the paper's protocol: {deviations}."))
-        if said:
-            limits.setdefault(Sentence.join(" ", said), []).append(row_name(marks.summaries, place))
+            parts.append(Untrusted(f"Deviations from the paper's protocol: {deviations}."))
+        if parts:
+            limits.setdefault(Sentence.join(" ", parts), []).append(row_name(marks.summaries, place))
     notes += [latex(Sentence(Sentence.join("; ", of), ": ", limit)) for limit, of in limits.items()]
     notes += map(latex, dict.fromkeys(model for each in marks.summaries for model in each.retirements))
     return _float(marks, "", "tab:vlsbench", names, rows, notes)

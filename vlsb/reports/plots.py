@@ -345,13 +345,13 @@ def _written(figure: Figure, form: str) -> bytes:
 
 def _label_bar(axes: Axes, place: int, rates: Rates) -> None:
     shares = (rates.safe_refuse_rate, rates.safe_warning_rate, rates.unsafe_rate)
-    left = 0.0
+    start = 0.0
     for share, (color, hatch) in zip(shares, _LABELS.values(), strict=True):
         width = share or 0.0
         axes.barh(
-            place, width, left=left, height=0.66, color=color, hatch=hatch, edgecolor="white", linewidth=0.4
+            place, width, left=start, height=0.66, color=color, hatch=hatch, edgecolor="white", linewidth=0.4
         )
-        left += width
+        start += width
     if rates.safe_rate is not None:
         low, high = rates.intervals["safe_rate"]
         reach = [[rates.safe_rate - low], [high - rates.safe_rate]]

@@ -14,7 +14,7 @@ from tests.unit.reports.test_terminal import COMPLETE, GAPS
 from vlsb.judging.human import human_judge, human_settings
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json
-from vlsb.reports.methods import BENCHMARK_BIBTEX, bibtex, methods_paragraph
+from vlsb.reports.paper import BENCHMARK_BIBTEX, bibtex, methods_paragraph
 from vlsb.store.manifest import Manifest
 
 SHA = "0123456789abcdef" * 4

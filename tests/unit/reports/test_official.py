@@ -21,7 +21,7 @@ from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
-from vlsb.reports.logs import to_official
+from vlsb.reports.exports import to_official
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 
 LABELS = {0: 1, 1: 2, 2: 3, 3: 3, 4: 2, 6: 1, 7: 3}

@@ -122,7 +122,7 @@ def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], li
         "tr",
         element("td", place, *more, class_="rank", data_sort=standing.place),
         name,
-        *(element("td", shown, class_="number", data_sort=value) for shown, value in figures),
+        *(element("td", figure, class_="number", data_sort=value) for figure, value in figures),
         element("td", rate_figure(rates), class_="figure"),
     )
 

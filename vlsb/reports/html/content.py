@@ -26,8 +26,8 @@ from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
 from vlsb.reports.html.board import Links, board_markup
 from vlsb.reports.html.summary import DescribedSummary, Markup, element, summary_markup
-from vlsb.reports.methods import methods_paragraph
 from vlsb.reports.notes import EXPLANATIONS
+from vlsb.reports.paper import methods_paragraph
 from vlsb.reports.report import counted
 from vlsb.store.audit import AuditItem
 from vlsb.store.manifest import JudgeEntry, Manifest
@@ -261,14 +261,18 @@ class _Samples:
             {
                 "guard": for_page(guard),
                 **_present(
-                    rating=None if found.rating is None else found.rating.value,
-                    refuses=None if found.refuses is None else "refusal" if found.refuses else "no refusal",
+                    rating=None if finding.rating is None else finding.rating.value,
+                    refuses=None
+                    if finding.refuses is None
+                    else "refusal"
+                    if finding.refuses
+                    else "no refusal",
                     category=None
-                    if found.category == Untrusted("None")
-                    else for_page(found.category, longest=longest),
+                    if finding.category == Untrusted("None")
+                    else for_page(finding.category, longest=longest),
                 ),
             }
-            for guard, found in first.findings.items()
+            for guard, finding in first.findings.items()
         ]
         return {
             "outcomes": [each.outcome.value for each in stored],
