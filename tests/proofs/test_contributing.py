@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,27 @@ def test_an_option_that_is_a_field_of_the_request_is_two_fields(copy: Copy) -> N
     assert manifest["settings"]["min_p"] == 0.2
     assert manifest["deviations"] == ["target min_p: 0.2 (official: not sent)"]
     assert len(copy.touched) == 2
+
+
+def test_an_option_of_the_engine_is_one_field(copy: Copy) -> None:
+    copy.insert(
+        "vlsb/evaluation/options.py",
+        "    dtype: Annotated[",
+        "    kv_cache_dtype: Annotated[\n"
+        '        str | None, Option("Of the cache.", HelpPanel.ENGINE, metavar="TYPE", goes_to_engine=True)\n'
+        "    ] = None\n",
+    )
+    wishes = (
+        "from vlsb.evaluation.named_models import engine_wishes\n"
+        "from vlsb.evaluation.options import RunOptions\n"
+        "print(dict(engine_wishes(RunOptions(kv_cache_dtype='fp8')).settings))"
+    )
+
+    told = subprocess.run([sys.executable, "-c", wishes], cwd=copy.folder, capture_output=True, text=True)
+
+    assert told.stdout == "{'kv-cache-dtype': 'fp8'}\n", told.stderr
+    assert "--kv-cache-dtype" in copy.vlsb("serve", "--help-all")
+    assert len(copy.touched) == 1
 
 
 def test_a_family_is_a_server_file_and_a_line(copy: Copy) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 import vlsb
 from tests.support import GOLDEN
+from vlsb.engines.checks import shipped_architectures
 from vlsb.engines.facts import CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import (
@@ -95,6 +96,11 @@ def test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code(family: s
 @pytest.mark.parametrize("family", NEWER)
 def test_a_newer_familys_largest_image_fits_with_question_and_answer(family: str) -> None:
     assert settings(family)["max-model-len"] >= NEWER[family].image_tokens + 512 + 128
+
+
+@pytest.mark.parametrize("family", NEWER)
+def test_the_pinned_engine_serves_the_architecture_of_a_newer_family(family: str) -> None:
+    assert NEWER[family].architecture in shipped_architectures().multimodal
 
 
 @pytest.mark.parametrize("family", [*NEWER, GENERIC])
