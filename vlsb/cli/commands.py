@@ -1,4 +1,4 @@
-"""What every command does alike: a help page that begins with what people use, and mistakes that are said.
+"""What every command does alike: a help page that begins with what people use, and mistakes that are named.
 
 The parser below would take the last of two `--model`, and a word in the wrong place for an engine's option.
 """
@@ -139,7 +139,7 @@ class VlsbGroup(TyperGroup):
 
 
 class VlsbCommand(TyperCommand):
-    """A command whose mistakes are said instead of guessed."""
+    """A command that names a mistake instead of guessing what was meant."""
 
     def __init__(self, name: str | None, **settings: Any) -> None:
         super().__init__(name, **settings)
@@ -252,7 +252,7 @@ def _help_option(option: TyperOption | None) -> TyperOption | None:
     return option
 
 
-# What is said by the library that checks values, in words of ours.
+# Messages of the library that checks values, and our own words for them.
 _VALUES = (
     (re.compile(r"Input should be a valid integer\b.*"), "it must be a whole number"),
     (re.compile(r"Input should be a valid number\b.*"), "it must be a number"),

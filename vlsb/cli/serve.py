@@ -24,8 +24,6 @@ from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.cli.views import ServerView
 from vlsb.endpoints import loops
-from vlsb.endpoints.connect import open_client
-from vlsb.endpoints.credentials import Credentials
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.launch import RunningServer, exited_error
@@ -211,12 +209,7 @@ class _Serving:
 
 async def _look(server: RunningServer, environment: Mapping[str, str], view: ServerView) -> None:
     """Keep a view up to date."""
-    client = open_client(
-        server.base_url.removesuffix("/v1"),
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-    )
+    client = server.client()
     gpus = partial(list_gpus, environment, timeout_s=_DRIVER_TIMEOUT_S)
     try:
         seen = (await asyncio.to_thread(gpus)).gpus

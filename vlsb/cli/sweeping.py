@@ -195,7 +195,7 @@ class SweepView:
                 yield entry.work
 
     def _visible(self, height: int) -> list[BoardEntry]:
-        # Heading, rule and caption take three lines; two are left for what is said meanwhile.
+        # Heading, rule and caption take three lines; two are left for other lines.
         most = max(3, height - 5)
         order = {Status.RUNNING: 0, Status.FAILED: 1, Status.WAITING: 2, Status.STOPPED: 2, Status.DONE: 3}
         ranked = sorted(self.board.entries, key=lambda entry: order[entry.status])[:most]

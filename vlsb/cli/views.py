@@ -308,7 +308,7 @@ class StepLines:
         if step.stage == "starting":
             # A restart goes through the stages again.
             self._said.clear()
-        # The many small files of an install are no news.
+        # The many small files of an install get no lines of their own.
         file = step.detail if total >= _NAMED_BYTES or (total and not step.count) else ""
         part = 10 * done // total if total >= _TENTHS_BYTES else done // _LOGGED_EVERY_BYTES
         mark = (_stage(step), file, part)
@@ -369,7 +369,7 @@ class ServerView:
             self._in_a_minute = self._in.per_minute(now, load.prompt_tokens)
 
     def closing(self, now: float) -> str:
-        """Return what is to be said at the end."""
+        """Return the line for the end."""
         answered = None if self.load is None else self.load.answered
         done = "" if answered is None else f" and {counted(answered, 'answer')}"
         return f"{self.name} has ended, after {duration(now - self.began)}{done}."

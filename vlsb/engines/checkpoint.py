@@ -232,7 +232,7 @@ def file_digest(path: Path) -> str:
 
 
 def _sample_digest(path: Path) -> str:
-    """Header and the middle of each tensor. Raises ConfigError for a file that is cut or none at all."""
+    """Hash the header and the middle of each tensor. Raises as `_checked_header`."""
     with path.open("rb") as file:
         header, spans = _checked_header(file, path)
         start = file.tell()
@@ -247,7 +247,7 @@ def _sample_digest(path: Path) -> str:
 def _checked_header(file: IO[bytes], path: Path) -> tuple[bytes, list[tuple[int, int]]]:
     """Return the header and where the tensors lie behind it.
 
-    Raises ConfigError for a file that is cut or none.
+    Raises ConfigError for a file that is cut off, or is not one of safetensors.
     """
     length = int.from_bytes(file.read(8), "little")
     header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
@@ -300,8 +300,8 @@ def fetch_checkpoint(
 ) -> Path:
     """Download a whole checkpoint, or find it in the cache, and return its folder. Blocking.
 
-    Only for what is converted here: any other is the engine's to download. Parts that are missing in the
-    cache are named by whoever reads it. `on_progress` is not always called from this thread.
+    Only for what is converted here: any other is the engine's to download. What reads the folder names
+    the parts that are missing. `on_progress` is not always called from this thread.
     """
     repository = Repository(name, revision, "Start once with a network, or pass a folder with a copy.")
     return repository.fetch([CONFIG], choose=wanted_files, offline=offline, on_progress=on_progress).folder
@@ -363,7 +363,7 @@ def identify(
 
 
 def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile | None:
-    """Return the family that serves what a config.json describes; what we converted is told apart."""
+    """Return the family that serves what a config.json describes; `is_converted` is what we converted."""
     architectures, vision = architectures_of(config), config.get("vision_config")
     kind = vision.get("model_type") if isinstance(vision, Mapping) else None
     vision_type = kind if isinstance(kind, str) else None

@@ -335,7 +335,7 @@ def require_served(name: str, architecture: str, engine: Architectures) -> None:
 
 
 def _tables(tree: ast.Module) -> dict[str, dict[str, Any]]:
-    """Return the registry's dictionaries by name: each value is a literal, or None for what is none."""
+    """Return the registry's dictionaries by name; a value that is no literal is None."""
     tables: dict[str, dict[str, Any]] = {}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)

@@ -111,7 +111,7 @@ class DatasetFacts:
 class EngineFacts:
     """What the families of a pin would be started with, or why there is nothing.
 
-    `place` is said for an engine that the user brought.
+    `place` is where the user's own engine is, empty for one of ours.
     """
 
     pin: EnginePin

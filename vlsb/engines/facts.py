@@ -1,8 +1,8 @@
 """What a server's run records: whatever can change an answer, and where that leaves the paper's setting.
 
 Facts are JSON without a path of this machine, equal wherever the same answers are to be expected. Options of
-`vllm serve` are read here, written as argv, and told apart by whether they can change an answer: what is not
-on the list of those that cannot can. The engine's own parser decides what an option means.
+`vllm serve` are read here and written as argv. The engine's own parser decides what one means; all that is
+known here is which of them cannot change an answer.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _portable(value: Any) -> Any:
         if path.is_dir():
             return {"folder": path.name, "digest": content_digest(path)}
     except (OSError, ValueError):
-        # Too long for a path, or with a zero byte: it is none.
+        # Too long for a path, or with a zero byte.
         return value
     return {"missing": path.name} if path.is_absolute() else value
 

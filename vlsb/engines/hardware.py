@@ -40,7 +40,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuListing:
-    """What `nvidia-smi` said: the GPUs an engine may use, what its driver can run, why it said nothing.
+    """What `nvidia-smi` printed: the GPUs for an engine, what their driver can run, or why it failed.
 
     `hidden` counts GPUs that CUDA_VISIBLE_DEVICES keeps from an engine. `problem` is in words of the
     system's or the driver's; it is None where neither `nvidia-smi` nor a GPU's device is there.

@@ -203,7 +203,7 @@ def install_engine(
 
 
 def discard_engine(pin: EnginePin, places: Places, *, has_gpu: bool) -> None:
-    """Make the next install build an engine anew; ServerError where it is in use or being installed."""
+    """Make the next install build an engine again; ServerError where it is in use or being installed."""
     prefix = engine_prefix(pin, places, has_gpu=has_gpu)
     if _is_being_built(prefix):
         raise ServerError(f"{prefix.name} is being installed right now. Wait for it, then try again.")
@@ -321,7 +321,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -> Engine:
-    """Return the engine of an executable; ConfigError if it is none or cannot serve the pin's families."""
+    """Return the engine of an executable; ConfigError if it is none for the pin's families."""
     engine, transformers = _identify(executable, environment)
     problem = version_problem(pin, engine.version, transformers)
     if problem is not None:
@@ -448,7 +448,7 @@ class _Exit(NamedTuple):
 class _Build:
     """One environment being built; a step after the other, each reported before it begins, all into one log.
 
-    Whoever dies, no uv goes on writing: it ends with us, and until it has gone it holds the lock.
+    uv ends with us, however we end, and holds the lock until it has gone: nothing writes behind our back.
     """
 
     def __init__(
@@ -473,7 +473,7 @@ class _Build:
         os.close(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
 
     def run(self) -> str:
-        """Make the environment anew; returns the version that the engine in it says it has."""
+        """Make the environment from nothing and return the version that its engine reports."""
         shutil.rmtree(self._prefix, ignore_errors=True)
         self._begin("Python environment")
         oldest, newest = self._pythons

@@ -77,6 +77,11 @@ class RunningServer:
     process: EngineProcess = field(repr=False)
     repair: str = ""
 
+    def client(self) -> Client:
+        """Open a client of the server's root, with its key; whoever opens it closes it."""
+        root = self.base_url.removesuffix("/v1")
+        return open_client(root, credentials=Credentials(self.key), connections=1, ca_bundle=None)
+
 
 class _PortTaken(Exception):
     """Another process took the port between our look and the engine's."""
@@ -309,7 +314,7 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
                 reply = await _reply(client, "/v1/chat/completions", upload)
                 choices = _object(reply).get("choices")
                 first = choices[0] if isinstance(choices, list) and choices else None
-                # An answer that was aborted is none.
+                # An answer that was aborted does not count.
                 if not isinstance(first, dict) or first.get("finish_reason") not in ("stop", "length"):
                     refusals += 1
                     if refusals < _CHECKS:

@@ -172,7 +172,7 @@ def wishes_apart(
     count: int = 1,
     inherited: str | None = None,
 ) -> list[Wishes] | None:
-    """Give each of so many engines GPUs of its own, which none of the `taken` leases has either.
+    """Give each of `count` engines GPUs of its own, apart from those of the `taken` leases.
 
     None where too few are left. One beside nobody takes what it wishes, and so does each of several where no
     GPU is there. GPUs that are named are shared out in their order, and so are the MIG slices of an
@@ -232,7 +232,7 @@ def gpus_needed(model: ModelProfile, wishes: Wishes, memory_bytes: int) -> int:
 
 
 def gpu_count(settings: Mapping[str, Any]) -> int | None:
-    """How many GPUs an engine with these options takes; None where they are for the plan to refuse."""
+    """How many GPUs an engine with these options takes; None for options that the plan will refuse."""
     count = 1
     for option in _PARALLEL:
         size = settings.get(option, 1)
@@ -253,7 +253,7 @@ def weights_to_load(model: ModelProfile, wishes: Wishes) -> list[Weights]:
         return [weights]
     tower = str(config.get("mm_vision_tower") or "")
     is_folder = (weights.folder / tower).is_dir() or Path(tower).is_dir()
-    # What is none is for the conversion to say.
+    # The conversion names a tower that is neither.
     if is_folder or tower.count("/") != 1:
         return [weights]
     return [weights, open_weights(tower, revision=None, offline=wishes.offline)]

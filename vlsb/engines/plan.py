@@ -65,7 +65,7 @@ _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}")
 class GpuLease:
     """The GPUs that an engine may take: entries of CUDA_VISIBLE_DEVICES, or None for all that are inherited.
 
-    Whoever shares out a machine hands each engine a lease of its own.
+    Where a machine is shared out, each engine has a lease of its own.
     """
 
     entries: tuple[str, ...] | None = None
@@ -86,7 +86,7 @@ class GpuLease:
         return None if self.entries is None else ",".join(self.entries)
 
     def require_inherited(self, there: Sequence[Gpu]) -> None:
-        """ConfigError where an entry is none of the GPUs that this process itself may use."""
+        """ConfigError where an entry is not among the GPUs that this process itself may use."""
         for entry in self.entries or ():
             # A MIG slice has no row of its own.
             if not entry.startswith("MIG-") and not visible_gpus(there, entry):

@@ -18,15 +18,14 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.dialect import Dialect
-from vlsb.endpoints.connect import Client, open_client
-from vlsb.endpoints.credentials import Credentials, engine_environment
+from vlsb.endpoints.connect import Client
+from vlsb.endpoints.credentials import engine_environment
 from vlsb.endpoints.request import Prompt, ReadImage, draft
 from vlsb.endpoints.transport import Upload
 from vlsb.engines import expected_ids as loader
@@ -143,13 +142,7 @@ async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, .
 @asynccontextmanager
 async def engine_client(server: RunningServer, failure: str, *, timeout_s: float) -> AsyncIterator[Client]:
     """A client of a running engine; what goes wrong in the block is a ServerError: the engine `failure`."""
-    address = urlsplit(server.base_url)
-    client = open_client(
-        f"{address.scheme}://{address.netloc}",
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-    )
+    client = server.client()
     message = f"{server.name}: the engine {failure}"
     try:
         async with asyncio.timeout(timeout_s):

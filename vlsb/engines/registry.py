@@ -204,7 +204,7 @@ def remove_record(places: Places, record: ServerRecord) -> None:
 def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord]:
     """Return the servers that run, by name.
 
-    Stale and broken files are removed; `say` hears of what is not used.
+    Stale and broken files are removed; `say` gets a line for each file that is not used.
     """
     try:
         status = places.state.stat()
@@ -383,7 +383,7 @@ def _left_after(seconds: float, group: int, members: list[psutil.Process]) -> li
     """Return what lives of a group when the time is over; returns as soon as nothing does."""
     ends_at = time.monotonic() + seconds
     while living := [each for each in members if _is_alive(each)]:
-        # Whoever joined them too. With nobody left the group's number may be another's.
+        # Processes that joined since, too. Once all are gone, the group's number may be another's.
         members = list({*living, *group_members(group)})
         if time.monotonic() >= ends_at:
             return members

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import httpx
 
-from vlsb.endpoints.connect import open_client
-from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.retry import EngineGuard, Fate, InFlight
 from vlsb.engines.launch import RunningServer, exited_error
 from vlsb.errors import ServerError, VlsbError
@@ -37,7 +35,7 @@ Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
 class Supervisor(EngineGuard):
     """Looks after one engine. `start` starts it, and again on the address and with the key of the last one.
 
-    `observe` hears of each restart by its number. With `keep`, an engine that is up at the end is handed
+    `observe` is called with the number of each restart. With `keep`, an engine that is up at the end is given
     over to it instead of being stopped.
     """
 
@@ -217,12 +215,7 @@ class Supervisor(EngineGuard):
 
 
 async def _is_healthy(server: RunningServer) -> bool:
-    client = open_client(
-        server.base_url.removesuffix("/v1"),
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-    )
+    client = server.client()
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
             return (await client.get("/health")).status_code == 200

@@ -95,7 +95,7 @@ class BoardEntry:
 class Board:
     """All works in their order.
 
-    `ended` knows the runs that need not be read; `changed` hears of every entry whose status is another.
+    `ended` knows the runs that need not be read; `changed` is called with every entry whose status changes.
     """
 
     ended: EndedRuns = field(default_factory=EndedRuns)

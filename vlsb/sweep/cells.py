@@ -231,7 +231,7 @@ def matrix(
     """Lay out the cells of a plan and its judges, for the models that its entries name by now.
 
     `sizing` says how many GPUs each takes. Raises ConfigError with the line for what could not run, or would
-    write where another cell does; with `leave_out` that hears of it, and the cell is not in the matrix.
+    write where another cell does; with `leave_out` that is called with it, and the matrix lacks the cell.
     `places` has the directories that are in use, and takes up these.
     """
     models = [entries.models for entries in find_models(plan)] if models is None else models

@@ -2,7 +2,7 @@
 
 An answer belongs to a command, to the files that it names (weights, data, templates) and to those of a run as
 they were, by their sizes and times: where any of these is another, the run is read and compared again. What
-cannot be read or kept is found anew.
+cannot be read or kept is found again.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Budget:
         return True
 
     def _cost(self, run: Path, work: SweepWork) -> tuple[float, str]:
-        """Return what a run has cost, and why its last session ended if it was read anew."""
+        """Return what a run has cost, and why its last session ended if it was read just now."""
         reason = ""
 
         def read() -> float:

@@ -139,7 +139,7 @@ class SweepOnRay:
             until, pending = time.monotonic() + _STOP_PATIENCE_S, list(self._pending)
             for reference in pending:
                 ray.cancel(reference, force=False)
-            # Whoever is in a hurry does not wait for that.
+            # A second signal does not wait for that.
             while pending and time.monotonic() < until and not stop.firmly.is_set():
                 _, pending = await asyncio.to_thread(
                     ray.wait, pending, num_returns=len(pending), timeout=_STOP_POLL_S
@@ -357,7 +357,7 @@ async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> 
     """Show the job's log until it is over, and return the sweep's own exit code."""
     position = 0
     while True:
-        # The status first: what an ended job has said is all there then.
+        # The status first: the log of a job that has ended is whole.
         status = await server.ask("GET", name, patience_s=_PATIENCE_S) or {}
         is_over = status.get("status") in _OVER
         reply = await server.ask("GET", f"{name}/logs", patience_s=_PATIENCE_S) or {}
@@ -369,7 +369,7 @@ async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> 
         if is_over:
             break
         await asyncio.sleep(_POLL_S)
-    # Where the sweep never started, Ray has said why.
+    # Where the sweep never started, Ray's message says why.
     code = status.get("driver_exit_code")
     if status["status"] == "STOPPED":
         return InterruptedRunError.exit_code

@@ -1,6 +1,6 @@
 """The plan of a sweep: a YAML file with models, judges, protocols and epochs, and the options of each.
 
-A mistake is said with its line. The same types give the JSON schema that editors read.
+A mistake is named with its line. The same types give the JSON schema that editors read.
 """
 
 from __future__ import annotations

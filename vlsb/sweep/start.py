@@ -100,7 +100,7 @@ class Runner(Protocol):
     """Carries the works of a board out, until all have ended or it is asked to stop."""
 
     hurry: ClassVar[str]
-    """What is said at the second signal."""
+    """The line that is printed at the second signal."""
 
     async def run(self, stop: Stop) -> None: ...
 

@@ -205,7 +205,7 @@ async def convert_llava(
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """Return what a converted folder says of itself; ConfigError if it is none."""
+    """Return the manifest of a converted folder; ConfigError for any other folder."""
     manifest = read_object(folder / MANIFEST)
     if manifest.get("format") != FORMAT or not isinstance(manifest.get("tensors"), dict):
         raise ConfigError(f"{folder / MANIFEST} is not of this version. Convert again.")

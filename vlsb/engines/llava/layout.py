@@ -81,7 +81,7 @@ class Checkpoint:
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """A folder's config.json; ConfigError if there is none."""
+    """Return a folder's config.json; ConfigError where it is missing."""
     return read_object(folder / CONFIG)
 
 

@@ -59,7 +59,7 @@ def served_tokenizer(job: TokenizerJob) -> Any:
     else:
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(model.with_suffix(".json")))
-        # The library knows no class for a file that is none.
+        # The library has no class of errors for a file that is not a tokenizer.
         except Exception as error:
             raise RefusedTokenizer("unknown_tokenizer") from error
     for text in (*sorted(job.added, key=job.added.__getitem__), *job.wanted):
@@ -111,7 +111,7 @@ def from_sentencepiece(path: Path) -> Any:
 
 
 def main() -> int:
-    """Read the job, say the tokenizer or why there is none."""
+    """Read the job and print the tokenizer, or why it cannot be made."""
     try:
         tokenizer = served_tokenizer(TokenizerJob(**json.loads(sys.stdin.read())))
     except RefusedTokenizer as refused:

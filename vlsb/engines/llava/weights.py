@@ -64,7 +64,7 @@ class WeightsJob:
 
 
 def served_name(name: str) -> str | None:
-    """Return the Hugging Face name of an original tensor; None for a buffer that is computed anew.
+    """Return the Hugging Face name of an original tensor; None for a buffer that is computed again.
 
     Raises RefusedWeights for a name that an original LLaVA v1.5 checkpoint does not have.
     """
