@@ -17,9 +17,8 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest.mock import patch
 
 import orjson
@@ -29,31 +28,27 @@ from tests.simulation import faults
 from tests.simulation.faults import KEY
 from tests.simulation.loop import Deadlock
 from tests.simulation.network import LATENCY_S
-from tests.simulation.provider import HAS_SDK, CallFault, Provider, draw_batch_plan, draw_call_fault
+from tests.simulation.plans import MOST_BATCHES, TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
+from tests.simulation.provider import Provider
 from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.run_files import records
-from vlsb.config import UPLOAD_BYTES
+from vlsb.config import RetryPolicy
 from vlsb.errors import VlsbError
 from vlsb.evaluation.session import Listeners
 from vlsb.records import RETRIED_ON_RESUME
 from vlsb.simulator import Action, BatchPlan, Reply, Request, Simulator, answer, verdict
 from vlsb.store.store import BATCHES
 
+LIMITS = ("429", "429 with a wait")
+MOST_ATTEMPTS = RetryPolicy().max_attempts
 HOST = "model.example"
 # Only here and at known providers there are batches.
 BATCH_HOST = "127.0.0.1"
-RETRIED = ("target_blocked", "target_empty", "judge_invalid", "judge_refused", "judge_truncated")
 KEY_VARIABLE = "SIMULATED_KEY"
 KEPT_VARIABLES = {"HOME", "PATH", "PYTHONHASHSEED", "PYTHONPATH", "TMPDIR"}
-USD_PER_TOKEN = 1e-6
-TOKENS = (800, 40)
 MOST_COLLECTIONS = 5
-# What is put by for a request that is on its way, which may say more than it will.
-RESERVED_USD = 0.05
-MOST_SESSIONS = 6
-MOST_BATCHES = 12
 # So often at most a history by batch has to be resumed once nothing fails: each of its batches may stop it.
 MOST_RESUMES = 2 * MOST_BATCHES
 # Within this many virtual seconds a session in which nothing fails has to end.
@@ -64,49 +59,6 @@ LIVENESS_S = 3600.0
 KEPT_S = 0.2
 ON_ITS_WAY_S = 6 * LATENCY_S[1]
 
-End = Literal["kill", "cancel", "interrupt", "interrupt twice", "none"]
-
-
-@dataclass(frozen=True)
-class SessionPlan:
-    """How one session goes: which request meets which fault, and how it ends, at which step of the loop.
-
-    `outages` are (second, seconds): when nobody can connect. `skew_s` moves the calendar before it. In a
-    history by batch, `call_faults` are what calls of the batch API meet, by their number, and a session that
-    `is_at_once` goes without `--batch`.
-    """
-
-    faults: Mapping[int, str] = field(default_factory=dict)
-    outages: Sequence[tuple[float, float]] = ()
-    end: End = "none"
-    at_step: int = 0
-    skew_s: float = 0.0
-    connections: int | None = None
-    max_requests: int | None = None
-    max_cost: float | None = None
-    rpm: float | None = None
-    retry: Sequence[str] = ()
-    call_faults: Mapping[int, CallFault] = field(default_factory=dict)
-    is_at_once: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A workload and its sessions.
-
-    `budget_bytes` is the memory that request bodies may take, `batches` what becomes of the batches of a
-    history by batch, None otherwise.
-    """
-
-    samples: int
-    epochs: int
-    judges: int
-    replicas: int
-    latency_s: float
-    budget_bytes: int
-    sessions: Sequence[SessionPlan]
-    batches: Sequence[BatchPlan] | None = None
-
 
 class Violation(AssertionError):
     """Something that must never be was, or something that must be was not."""
@@ -114,57 +66,6 @@ class Violation(AssertionError):
 
 class _Killed(BaseException):
     """SIGKILL: nothing of the session runs any more."""
-
-
-def draw_plan(seed: int) -> Plan:
-    """The plan of a seed."""
-    draw = random.Random(f"plan {seed}")
-    samples, epochs = draw.randint(1, 7), draw.choice((1, 1, 1, 2))
-    judges, replicas = draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 2))
-    batches = [draw_batch_plan(draw) for _ in range(MOST_BATCHES)] if draw.random() < 0.2 else None
-    requests = samples * epochs * (1 + judges) + 2
-    names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
-    sessions = []
-    for _ in range(draw.randint(1, MOST_SESSIONS - 1)):
-        hit = {draw.randint(1, requests * 2): draw.choice(names) for _ in range(draw.randint(0, 5))}
-        ends: tuple[End, ...] = ("kill", "kill", "kill", "cancel", "interrupt", "interrupt twice", "none")
-        outages = [(draw.uniform(0, 2), draw.choice((0.3, 5, 100, 400)))] if draw.random() < 0.15 else []
-        limited = draw.random()
-        sessions.append(
-            SessionPlan(
-                faults=hit,
-                outages=outages,
-                end=draw.choice(ends),
-                at_step=draw.randint(1, 60 + 30 * requests),
-                skew_s=draw.choice((0, 0, 0, -7200, 86400)),
-                connections=draw.choice((None, None, 1, 2, 4)),
-                max_requests=draw.randint(1, requests) if limited < 0.1 else None,
-                max_cost=draw.uniform(0, requests) * draw.choice((_most_usd(), RESERVED_USD))
-                if 0.1 <= limited < 0.25
-                else None,
-                rpm=draw.choice((6, 60, 600)) if draw.random() < 0.15 else None,
-                retry=draw.choice((RETRIED, RETRIED[:2], RETRIED[2:])) if draw.random() < 0.2 else (),
-                call_faults={}
-                if batches is None
-                else {draw.randint(1, 20): draw_call_fault(draw) for _ in range(draw.randint(0, 3))},
-                is_at_once=batches is not None and draw.random() < 0.1,
-            )
-        )
-    latency_s, budget_bytes = draw.choice((0.001, 0.05, 1)), draw.choice((UPLOAD_BYTES, 4000, 20_000))
-    return Plan(
-        samples,
-        epochs,
-        judges,
-        replicas if batches is None else 1,
-        latency_s,
-        budget_bytes,
-        [*sessions, SessionPlan()],
-        batches if HAS_SDK else None,
-    )
-
-
-def _most_usd() -> float:
-    return (TOKENS[0] + TOKENS[1]) * USD_PER_TOKEN
 
 
 class History:
@@ -186,6 +87,12 @@ class History:
         self._spent_at: float | None = None
         self._handed_over: list[tuple[float, str]] = []
         self._arrivals: list[tuple[float, str]] = []
+        # By lane and sample: requests, those that met a fault, and of these the ones that met a rate limit.
+        self._sent = Counter[tuple[str, int]]()
+        self._failed = Counter[tuple[str, int]]()
+        self._refused = Counter[tuple[str, int]]()
+        # Until when a lane's endpoint wants nothing, by its address.
+        self._paused: dict[tuple[str, str], float] = {}
         self._finished = _Finished(self._run)
         self.provider = Provider(plan.batches or (), random.Random(f"provider {seed}"))
         # The batch that the last session could not account for.
@@ -223,6 +130,8 @@ class History:
 
     def _session(self, number: int, session: SessionPlan, *, is_last: bool) -> None:
         self._arrivals, self._handed_over, self._paid_usd, self._spent_at = [], [], 0.0, None
+        self._sent, self._failed, self._refused, self._paused = Counter(), Counter(), Counter(), {}
+        batches = len(self.provider.submitted)
         self.has_stopped, self.provider.calls, self.provider.call_faults = False, 0, session.call_faults
         with quietly():
             if self._is_killed(number, session, is_last=is_last):
@@ -234,6 +143,10 @@ class History:
         self._require_whole()
         if session.rpm is not None:
             self._require_rate(session.rpm)
+        if session.max_cost is not None:
+            made_usd = sum(map(len, self.provider.submitted[batches:])) * USD_OF_ONE
+            if made_usd > session.max_cost:
+                raise Violation(f"batches for ${made_usd:g} were made, of ${session.max_cost:g}")
 
     def _is_killed(self, number: int, session: SessionPlan, *, is_last: bool) -> bool:
         """Let a session live; whether it was killed."""
@@ -290,7 +203,7 @@ class History:
         """Remember what happened, and when."""
         self.log.append(f"{world.loop.time():.6f} {what}")
 
-    def asked(self, world: World, request: Request, lane: str, *, is_retry: bool) -> None:
+    def asked(self, world: World, request: Request, lane: str, plan: SessionPlan) -> None:
         """A request has arrived: it must ask for something that is not finished."""
         sample = sample_of(request)
         self.note(world, f"asked {lane} {sample}")
@@ -301,9 +214,47 @@ class History:
             raise Violation(f"{lane} {sample} was asked without its key")
         if self._spent_at is not None and world.loop.time() > self._spent_at + ON_ITS_WAY_S:
             raise Violation(f"{lane} {sample} was asked when --max-cost was spent")
-        what = self._finished.what(lane, sample, request.judged_response)
-        if what is not None and what[1] >= (self.plan.epochs if lane == "t" else 1) and not is_retry:
-            raise Violation(f"{lane} was asked for sample {sample} again, which was {what[0]}")
+        self._require_no_pause(world, lane, request)
+        self._require_few(lane, sample, plan)
+        if lane == "t":
+            done, asked = self._finished.of_target(sample, plan.retry), self.plan.epochs
+        else:
+            done, asked = self._finished.of_judge(lane, sample, request.judged_response or "", plan.retry)
+        if done >= asked:
+            raise Violation(f"{lane} was asked for sample {sample} again, which was done")
+
+    def _require_no_pause(self, world: World, lane: str, request: Request) -> None:
+        """While a rate limit is waited out, nothing is sent there."""
+        ends_at = self._paused.get((lane, request.headers.get("host", "")), 0.0)
+        if world.loop.time() < ends_at:
+            raise Violation(f"{lane} was asked {ends_at - world.loop.time():.3f} s before a pause ended")
+
+    def _require_few(self, lane: str, sample: int, plan: SessionPlan) -> None:
+        """A session sends a sample once for each time that it failed, and at most so often for an answer."""
+        self._sent[lane, sample] += 1
+        failed, most = (
+            self._failed[lane, sample],
+            self.plan.epochs * MOST_ATTEMPTS * (1 if lane == "t" else 2),
+        )
+        # What was on its way when its endpoint went down is nobody's fault.
+        if not plan.outages and self._sent[lane, sample] > self.plan.epochs + failed:
+            raise Violation(f"{lane} was asked for sample {sample} more often than that failed")
+        if not plan.outages and self._sent[lane, sample] - self._refused[lane, sample] > most:
+            raise Violation(f"{lane} was asked for sample {sample} more than {most} times")
+
+    def failed(self, lane: str, sample: int, name: str) -> None:
+        """A request has met a fault."""
+        self._failed[lane, sample] += 1
+        self._refused[lane, sample] += name in LIMITS
+
+    def refused(self, world: World, lane: str, request: Request, wait_s: float) -> None:
+        """The endpoint has said for how long it wants nothing more."""
+        key = (lane, request.headers.get("host", ""))
+        ends_at = world.loop.time() + wait_s
+        world.loop.call_later(ON_ITS_WAY_S, self._pause, key, ends_at)
+
+    def _pause(self, key: tuple[str, str], ends_at: float) -> None:
+        self._paused[key] = max(ends_at, self._paused.get(key, 0.0))
 
     def paid(self, world: World, usd: float, most_usd: float | None) -> None:
         """An answer was handed over whole: it has to be paid for."""
@@ -390,36 +341,52 @@ class _Finished:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._sizes: dict[Path, int] = {}
-        self._answers = Counter[int]()
-        self._ended = Counter[int]()
-        self._judged: dict[str, set[str]] = {}
+        # By sample, epoch and, but for what ended at the target, the checksum of the answer.
+        self._answers = set[tuple[int, int, str]]()
+        self._judged: dict[str, set[tuple[int, int, str]]] = {}
+        self._ended: list[dict[str, Any]] = []
 
-    def what(self, lane: str, sample: int, response: str | None) -> tuple[str, int] | None:
-        """How many epochs of a sample were answered or ended; for a judge by the response it sees."""
-        if lane == "t":
-            self._read_answers()
-            count = self._answers[sample] + self._ended[sample]
-            return ("answered" if self._answers[sample] else "ended", count) if count else None
-        file = self._run / "verdicts" / f"{lane}.jsonl"
+    def of_target(self, sample: int, retry: Sequence[str]) -> int:
+        """How many epochs of a sample were answered, or ended in a way that is not tried again."""
+        self._read()
+        ended = [each for each in self._ended if each["stage"] == "target" and each["outcome"] not in retry]
+        done = {(number, epoch) for number, epoch, _ in self._answers}
+        done |= {(each["sample_id"], each["epoch"]) for each in ended}
+        return sum(number == sample for number, _ in done)
+
+    def of_judge(self, judge: str, sample: int, response: str, retry: Sequence[str]) -> tuple[int, int]:
+        """How often a judge was done with a text of a sample, and how often the sample was answered so."""
+        self._read()
+        file = self._run / "verdicts" / f"{judge}.jsonl"
         if self._grew(file):
-            self._judged[lane] = {row["response_sha256"] for row in _rows(file)}
-        digest = hashlib.sha256((response or "").encode()).hexdigest()
-        return ("judged", 1) if digest in self._judged.get(lane, set()) else None
+            self._judged[judge] = set(map(_answer_of, _rows(file)))
+        ended = [each for each in self._ended if each["judge"] == judge and each["outcome"] not in retry]
+        done = self._judged.get(judge, set()) | set(map(_answer_of, ended))
+        digest = hashlib.sha256(response.encode()).hexdigest()
+        judged, answered = (
+            sum((each[0], each[2]) == (sample, digest) for each in some) for some in (done, self._answers)
+        )
+        return judged, answered
 
-    def _read_answers(self) -> None:
+    def _read(self) -> None:
+        """Read what was answered, and what ended without it where a resume does not go on with that."""
         if self._grew(self._run / "responses.jsonl"):
-            self._answers = Counter(row["sample_id"] for row in _rows(self._run / "responses.jsonl"))
-        if self._grew(self._run / "failures.jsonl"):
-            rows = [row for row in _rows(self._run / "failures.jsonl") if row["stage"] == "target"]
-            last = {(row["sample_id"], row["epoch"]): row for row in rows if row["fault"] != "stopped"}
-            self._ended = Counter(
-                sample for (sample, _), row in last.items() if row["outcome"] not in RETRIED_ON_RESUME
-            )
+            self._answers = set(map(_answer_of, _rows(self._run / "responses.jsonl")))
+        if not self._grew(self._run / "failures.jsonl"):
+            return
+        rows = [row for row in _rows(self._run / "failures.jsonl") if row["fault"] != "stopped"]
+        last = {(row["stage"], row["judge"], row["sample_id"], row["epoch"]): row for row in rows}
+        self._ended = [row for row in last.values() if row["outcome"] not in RETRIED_ON_RESUME]
 
     def _grew(self, path: Path) -> bool:
         size = path.stat().st_size if path.exists() else 0
         before, self._sizes[path] = self._sizes.get(path, 0), size
         return size != before
+
+
+def _answer_of(row: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Return which answer a row is about."""
+    return row["sample_id"], row["epoch"], row["response_sha256"]
 
 
 class _Main:
@@ -433,6 +400,7 @@ class _Main:
         self._problem: Violation | None = None
         self._paying: set[int] = set()
         self._answers: dict[int, str] = {}
+        self._waits: dict[int, tuple[str, float]] = {}
 
     async def run(self) -> None:
         """Serve the endpoint and evaluate against it."""
@@ -451,7 +419,9 @@ class _Main:
             for at_s, for_s in plan.outages:
                 loop.call_later(at_s, self._set_down, True)
                 loop.call_later(at_s + for_s, self._set_down, False)
-            names = ["j", "k"][: history.plan.judges]
+            for at_s, by_s in plan.jumps:
+                loop.call_later(at_s, self._jump, by_s)
+            names = ["j", "k"][: plan.judges or history.plan.judges]
             options: dict[str, Any] = {
                 "max_connections": plan.connections,
                 "max_requests": plan.max_requests,
@@ -475,7 +445,7 @@ class _Main:
                     output_dir=history.home,
                     name="r",
                     resume=True,
-                    limit=history.plan.samples,
+                    limit=plan.samples or history.plan.samples,
                     epochs=history.plan.epochs,
                     **{name: value for name, value in options.items() if value is not None},
                 )
@@ -520,8 +490,15 @@ class _Main:
     def _answered(self, request: Request) -> None:
         if (text := self._answers.get(request.number)) is not None:
             self._history.handed_over(self._world, text)
+        if (wait := self._waits.get(request.number)) is not None:
+            lane, wait_s = wait
+            self._history.refused(self._world, lane, request, wait_s)
         if request.number in self._paying:
-            self._history.paid(self._world, _most_usd(), self._plan.max_cost)
+            self._history.paid(self._world, USD_OF_ONE, self._plan.max_cost)
+
+    def _jump(self, by_s: float) -> None:
+        self._world.skew_s += by_s
+        self._history.note(self._world, f"the calendar jumps by {by_s:g} s")
 
     def _set_down(self, is_down: bool) -> None:
         self._world.loop.network.is_down = is_down
@@ -533,10 +510,11 @@ class _Main:
         sample = sample_of(request)
         self._requests += 1
         try:
-            self._history.asked(self._world, request, lane, is_retry=bool(self._plan.retry))
+            self._history.asked(self._world, request, lane, self._plan)
         except Violation as problem:
             self._problem = self._problem or problem
         draw, usage, name = self._world.draw, TOKENS, self._plan.faults.get(self._requests)
+        name = self._plan.stubborn.get((lane, sample), name)
         delay_s = draw.uniform(0, self._history.plan.latency_s)
         whole: Reply
         if request.is_judge:
@@ -556,9 +534,13 @@ class _Main:
         if name is None:
             return whole
         self._history.note(self._world, f"fault {name}")
+        self._history.failed(lane, sample, name)
         if name in faults.ENDS:
             self._history.excuse(lane, sample)
-        return faults.ALL[name](draw, whole)
+        action = faults.ALL[name](draw, whole)
+        if name == "429 with a wait" and request.headers and isinstance(action, Reply):
+            self._waits[request.number] = (lane, float(dict(action.headers)["retry-after"]))
+        return action
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.simulation.history import History, Plan, draw_plan, set_environment, write_data
+from tests.simulation.history import History, set_environment, write_data
+from tests.simulation.plans import Plan, draw_plan
 from tests.simulation.provider import HAS_SDK
 from tests.simulation.world import quietly
 

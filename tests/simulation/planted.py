@@ -125,6 +125,30 @@ PLANTED = {
         "None if cap is None else cap / count for cap in",
         "None if cap is None else 2 * cap / count for cap in",
     ),
+    "one attempt more": Planted(
+        "a fault that may pass is tried once more than --max-attempts says",
+        "endpoints/retry.py",
+        "is_spent = self._failed >= self._policy.max_attempts",
+        "is_spent = self._failed > self._policy.max_attempts",
+    ),
+    "half a pause": Planted(
+        "half of the time is waited out for which a provider asks",
+        "endpoints/rates.py",
+        "        self._paused_until = max(self._paused_until, now + pause)\n",
+        "        self._paused_until = max(self._paused_until, now + pause / 2)\n",
+    ),
+    "no budget": Planted(
+        "bodies are made however many are in memory",
+        "endpoints/traffic.py",
+        "        if share <= self._free and not self._waiting:\n",
+        "        if share <= self._budget:\n",
+    ),
+    "batches without limit": Planted(
+        "batches are made whether or not there is money for them",
+        "endpoints/admission.py",
+        "            spending.require_left(usd)\n            spending.requests += 1\n",
+        "            spending.requests += 1\n",
+    ),
 }
 
 

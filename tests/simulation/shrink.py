@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
-from tests.simulation.history import Plan, SessionPlan
+from tests.simulation.plans import Plan, SessionPlan
 from vlsb.simulator import BatchPlan
 
 MOST_TRIES = 300
@@ -48,13 +48,13 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
 
 
 def _simpler_session(session: SessionPlan) -> Iterator[SessionPlan]:
-    for name in ("faults", "call_faults"):
+    for name in ("faults", "stubborn", "call_faults"):
         faults = getattr(session, name)
         for number in faults:
             yield replace(session, **{name: {key: faults[key] for key in faults if key != number}})
     plain = SessionPlan()
     for each in fields(SessionPlan):
-        if each.name not in ("faults", "call_faults", "at_step") and getattr(session, each.name) != getattr(
-            plain, each.name
-        ):
+        if each.name not in ("faults", "stubborn", "call_faults", "at_step") and getattr(
+            session, each.name
+        ) != getattr(plain, each.name):
             yield replace(session, **{each.name: getattr(plain, each.name)})
