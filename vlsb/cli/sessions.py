@@ -423,10 +423,11 @@ async def _goes_on(part: Plan, command: SessionCommand, screen: Screen) -> bool:
 
     def read(_: OnProgress) -> tuple[str, int]:
         # numpy, scipy and statsmodels, which no other session needs.
-        from vlsb.reports.agreement import calibration_report, calibration_text
+        from vlsb.reports.agreement import calibration_text
 
-        report = calibration_report(part.directory, *compared_judges(part), partial(charges, part))
-        return calibration_text(report, width=screen.width, color=screen.has_color), unjudged(part)
+        judges, of_part = compared_judges(part), partial(charges, part)
+        text = calibration_text(part.directory, *judges, of_part, width=screen.width, color=screen.has_color)
+        return text, unjudged(part)
 
     text, rest = await in_thread(read)
     screen.result(text)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from vlsb.analysis.agreement import (
     Agreement,
@@ -332,158 +330,111 @@ _TOO_FEW = "Too few images have both labels to say how the rates will move."
 _CHANGES = "The interval does not count on the part's strata, so it is wider than needed."
 
 
-def calibration_report(
-    directory: Path, old: str, new: str, charges: Callable[[RunState], Mapping[str, Charge]]
-) -> CalibrationReport:
+def calibration_text(
+    directory: Path,
+    old: str,
+    new: str,
+    charges: Callable[[RunState], Mapping[str, Charge]],
+    *,
+    width: int,
+    color: bool,
+) -> str:
     """Hold two judges of a run, by their files, against each other on the part drawn for the new one."""
     state, audit = load_state(directory), read_audit(directory, calibration_file(new))
     assert audit is not None
     keys = [item.key for item, _ in audit.current(state)]
     run = judged_run(directory, state, calibrated=new)
-    pair = compare_two(judge_name(old), judge_name(new), [run])
-    rates: Mapping[RateName, ExpectedChange] = {}
-    if pair is not None and pair.agreement.images >= LEAST_IMAGES:
-        images = {row.sample_id: row.image_path for row in state.manifest.samples}
-        weights, samples = audit.weights, []
-        for key in state.responses:
-            if (before := state.label(key, old)) is not None:
-                label = state.label(key, new) if key in weights else None
-                labels = () if label is None else (label,)
-                samples.append(AuditedSample(images[key.sample_id], before, labels, weights.get(key, 1.0)))
-        rates = expected_changes(samples, judged_part_only=state.pending(old) > 0)
-    return CalibrationReport(
-        old=judge_name(old),
-        new=judge_name(new),
-        simulated=run.simulated,
-        drawn=len(keys),
-        of=sum(each.responses for each in audit.frame),
-        outcomes={
-            judge_name(file): dict(Counter(state.outcome(key, file) for key in keys)) for file in (old, new)
-        },
-        pair=pair,
-        rates=rates,
-        money=[_judge_money(state, audit, *each) for each in charges(state).items()],
+    names = {file: judge_name(file) for file in (old, new)}
+    pair = compare_two(names[old], names[new], [run])
+    rates = (
+        _expected_changes(state, audit, old, new) if pair and pair.agreement.images >= LEAST_IMAGES else {}
     )
-
-
-def _judge_money(state: RunState, audit: AuditSample, file: str, charge: Charge) -> JudgeMoney:
-    price, most_tokens = charge.price, charge.most_tokens
-    rows, left = state.rows(file), state.pending(file)
-    drawn = [(rows.verdicts[key].usage, each) for key, each in audit.weights.items() if key in rows.verdicts]
-    usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
-    with_tokens = [(each, weight) for each, weight in drawn if each.input_tokens is not None]
-    of = [weight for _, weight in with_tokens]
-    sent = [each.input_tokens or 0 for each, _ in with_tokens]
-    came = [each.output_tokens or 0 for each, _ in with_tokens]
-    rest = RestCost(None, None)
-    if price is not None:
-        rest = rest_cost(price, usages, left, most_tokens=most_tokens, weights=weights)
-    return JudgeMoney(
-        judge=judge_name(file),
-        requests=rows.totals.requests,
-        tokens=(rows.totals.input_tokens, rows.totals.output_tokens),
-        usd=None if price is None else price.usd(rows.totals.usage),
-        left=left,
-        left_tokens=(left * fmean(sent, of), left * fmean(came, of)) if sent else None,
-        rest=rest.now,
-        as_batch=rest.as_batch,
-        is_free=charge.is_free,
-    )
-
-
-class JudgeMoney(NamedTuple):
-    """What one judge took so far, and what the rest is to take. `usd` is None where no price is known.
-
-    `is_free` says that nobody charges.
-    """
-
-    judge: str
-    requests: int
-    tokens: tuple[int, int]
-    usd: float | None
-    left: int
-    left_tokens: tuple[float, float] | None
-    rest: TotalForecast | None
-    as_batch: TotalForecast | None
-    is_free: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationReport:
-    """The old judge and the new one on the part: `drawn` responses of `of`, with what became of each judge's.
-
-    `pair` is None where they have no label in common, `rates` are empty for too few images.
-    """
-
-    old: str
-    new: str
-    simulated: bool
-    drawn: int
-    of: int
-    outcomes: Mapping[str, Mapping[Outcome, int]]
-    pair: Pair | None
-    rates: Mapping[RateName, ExpectedChange]
-    money: Sequence[JudgeMoney]
-
-
-def calibration_text(report: CalibrationReport, *, width: int, color: bool) -> str:
-    """Return the report as text of at most `width` columns."""
-    return tables_text(list(_calibration_tables(report)), width=width, color=color)
-
-
-def _calibration_tables(report: CalibrationReport) -> Iterator[Table]:
-    part = f"{report.drawn:,} of {counted(report.of, 'response')}"
-    title = f"{report.new} beside {report.old}, on {part}{_SIMULATED if report.simulated else ''}"
+    responses = counted(sum(each.responses for each in audit.frame), "response")
+    title = f"{names[new]} beside {names[old]}, on {len(keys):,} of {responses}"
+    title += _SIMULATED if run.simulated else ""
     notes = [_DRAWN]
-    for judge, outcomes in report.outcomes.items():
+    for file, name in names.items():
+        outcomes = Counter(state.outcome(key, file) for key in keys)
         missing = {outcome: count for outcome, count in outcomes.items() if outcome not in JUDGED}
         if missing:
             ended = ", ".join(f"{count} {outcome.value}" for outcome, count in missing.items())
-            notes.append(f"{judge} gave no label to {sum(missing.values())} of {report.drawn}: {ended}.")
-    notes += [] if report.rates else [_TOO_FEW]
-    if report.pair is None:
-        yield Table(title, ("labelled by both",), [("0",)], notes=notes)
-    else:
-        yield agreement_table(report.pair, title, notes)
-        yield labels_table(report.pair)
-    if report.rates:
-        yield Table(
-            f"Rates by {report.old}, and those to be expected of {report.new}",
+            notes.append(f"{name} gave no label to {sum(missing.values())} of {len(keys)}: {ended}.")
+    notes += [] if rates else [_TOO_FEW]
+    tables = [Table(title, ("labelled by both",), [("0",)], notes=notes)]
+    if pair is not None:
+        tables = [agreement_table(pair, title, notes), labels_table(pair)]
+    if rates:
+        expected = Table(
+            f"Rates by {names[old]}, and those to be expected of {names[new]}",
             ("rate", "now", "expected", "change", "95 % CI"),
             [
                 (
                     *(name, f"{each.judge:.2f}", f"{min(100.0, max(0.0, each.judge + each.change)):.2f}"),
                     *(f"{each.change:+.2f}", interval_text(each.interval, "+")),
                 )
-                for name, each in report.rates.items()
+                for name, each in rates.items()
             ],
             notes=[_CHANGES],
         )
-    yield _money_table(report.money)
+        tables.append(expected)
+    tables.append(_money_table(state, audit, charges(state)))
+    return tables_text(tables, width=width, color=color)
 
 
-def _money_table(money: Sequence[JudgeMoney]) -> Table:
+def _expected_changes(
+    state: RunState, audit: AuditSample, old: str, new: str
+) -> Mapping[RateName, ExpectedChange]:
+    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    weights, samples = audit.weights, []
+    for key in state.responses:
+        if (before := state.label(key, old)) is not None:
+            label = state.label(key, new) if key in weights else None
+            labels = () if label is None else (label,)
+            samples.append(AuditedSample(images[key.sample_id], before, labels, weights.get(key, 1.0)))
+    return expected_changes(samples, judged_part_only=state.pending(old) > 0)
+
+
+def _money_table(state: RunState, audit: AuditSample, charges: Mapping[str, Charge]) -> Table:
+    """Return what each judge took so far, and what the rest is to take, by its use on the drawn part."""
     rows: list[tuple[str, ...]] = []
     notes = []
-    for each in money:
-        spent = tuple(f"{count:,}" for count in each.tokens)
-        tokens = (
-            ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
-        )
-        totals = (each.usd, None if each.rest is None else each.rest.total)
-        unknown = NO_FIGURE if each.is_free else "unknown"
-        usd = [unknown if each.is_free or total is None else dollars(total) for total in totals]
-        rows += [
-            (each.judge, "so far", f"{each.requests:,}", *spent, usd[0], ""),
-            ("", "the rest", f"{each.left:,}", *tokens, usd[1], _ends(each.rest)),
+    for file, charge in charges.items():
+        judge, price = judge_name(file), charge.price
+        judged, pending = state.rows(file), state.pending(file)
+        drawn = [
+            (judged.verdicts[key].usage, weight)
+            for key, weight in audit.weights.items()
+            if key in judged.verdicts
         ]
-        if each.as_batch is not None:
-            total = dollars(each.as_batch.total)
-            rows.append(("", "as a batch", "", "", "", total, _ends(each.as_batch)))
-        if each.is_free:
-            notes.append(f"Nobody charges for {each.judge}.")
-        elif each.usd is None:
-            notes.append(f"No price is known for {each.judge}; --prices takes yours.")
+        counted_tokens = [(usage, weight) for usage, weight in drawn if usage.input_tokens is not None]
+        tokens = ("", "")
+        if counted_tokens:
+            of = [weight for _, weight in counted_tokens]
+            sent = fmean([usage.input_tokens or 0 for usage, _ in counted_tokens], of)
+            received = fmean([usage.output_tokens or 0 for usage, _ in counted_tokens], of)
+            tokens = (f"{pending * sent:,.0f}", f"{pending * received:,.0f}")
+        rest = RestCost(None, None)
+        if price is not None:
+            usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
+            rest = rest_cost(price, usages, pending, most_tokens=charge.most_tokens, weights=weights)
+        totals = judged.totals
+        usd = (
+            None if price is None else price.usd(totals.usage),
+            None if rest.now is None else rest.now.total,
+        )
+        unknown = NO_FIGURE if charge.is_free else "unknown"
+        spent, to_spend = (unknown if charge.is_free or each is None else dollars(each) for each in usd)
+        used = (f"{totals.input_tokens:,}", f"{totals.output_tokens:,}")
+        rows += [
+            (judge, "so far", f"{totals.requests:,}", *used, spent, ""),
+            ("", "the rest", f"{pending:,}", *tokens, to_spend, _ends(rest.now)),
+        ]
+        if rest.as_batch is not None:
+            rows.append(("", "as a batch", "", "", "", dollars(rest.as_batch.total), _ends(rest.as_batch)))
+        if charge.is_free:
+            notes.append(f"Nobody charges for {judge}.")
+        elif price is None:
+            notes.append(f"No price is known for {judge}; --prices takes yours.")
     headings = ("judge", "", "requests", "tokens in", "out", "cost", "95 % CI")
     return Table("What it takes", headings, rows, names=2, notes=list(dict.fromkeys(notes)))
 

@@ -19,11 +19,11 @@ from vlsb.analysis.comparison import (
     LeftOut,
 )
 from vlsb.analysis.differences import Differences
-from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, for_terminal
 from vlsb.reports.report import (
     NO_FIGURE,
+    RATE_WORDS,
     Records,
     Report,
     Sentence,
@@ -38,11 +38,6 @@ from vlsb.reports.report import (
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-RATE_WORDS: dict[RateName, str] = {
-    "safe_rate": "safe",
-    "safe_refuse_rate": "refusal",
-    "safe_warning_rate": "warning",
-}
 
 _LABELS = ("refusal", "warning", "unsafe")
 _INTERVALS = (

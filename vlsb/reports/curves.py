@@ -24,6 +24,7 @@ from vlsb.reports.leaderboard import require_judge
 from vlsb.reports.notes import RowMarks, mark, note_lines
 from vlsb.reports.report import (
     NO_FIGURE,
+    RATE_COLUMNS,
     RateBar,
     Records,
     Report,
@@ -31,6 +32,8 @@ from vlsb.reports.report import (
     Table,
     interval_text,
     percent,
+    rate_cells,
+    rate_object,
     safe_interval,
     share_of_selected,
 )
@@ -51,8 +54,6 @@ _STEP = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"([0-9]{1,12})(?![0-9])")
-_RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
-_COLUMNS = ("training", "judge", "step", "run", "n", "selected", "safe_low", "safe_high", *_RATES)
 STEP_HEADINGS = ("step", "n", "safe", "95 % CI", "refusal", "warning", "change", "95 % CI")
 """The columns of a table of steps."""
 
@@ -205,11 +206,12 @@ def curves_report(found: Curves) -> Report:
         [Sentence("Not on a curve: ", Sentence.join(", ", found.left_out), ".")] if found.left_out else []
     )
     changes = ("change", "change_low", "change_high", "differs", "estimate", "p_holm")
+    columns = ("training", "judge", "step", "run", *RATE_COLUMNS, *changes)
     return Report(
         # What is true of all tables stands below the last.
         tables=[*before, replace(last, notes=[*last.notes, CHANGES, *left_out])],
         data=[_object(each, found.left_out) for each in found.curves],
-        records=Records((*_COLUMNS, *changes), list(_rows(found.curves))),
+        records=Records(columns, list(_rows(found.curves))),
     )
 
 
@@ -266,10 +268,7 @@ def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
             "run": point.summary.run,
             "path": point.summary.path,
             "target": point.summary.target,
-            "n": rates.labels,
-            "selected": rates.selected,
-            "safe_interval": rates.intervals["safe_rate"],
-            **{name: getattr(rates, name) for name in _RATES},
+            **rate_object(rates),
             "change": change,
             "differs": curve.marks.reasons(place),
             "estimate": rates.estimate,
@@ -294,10 +293,7 @@ def _rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
                 curve.judge,
                 point.step,
                 point.summary.run,
-                rates.labels,
-                rates.selected,
-                *rates.intervals["safe_rate"],
-                *(getattr(rates, name) for name in _RATES),
+                *rate_cells(rates),
                 point.change,
                 *(point.interval or (None, None)),
                 Untrusted(Sentence.join("; ", curve.marks.reasons(place)).text(for_json)),

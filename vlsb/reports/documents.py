@@ -238,13 +238,13 @@ def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
         groups: list[tuple[str, str | Untrusted, Rates]] = [("all", "", summary.rates)]
         groups += [("category", name, of) for name, of in summary.by_category.items()]
         for scope, name, rates in groups:
-            head = _head(summary) | {"scope": scope, "name": name}
+            head = summary_head(summary) | {"scope": scope, "name": name}
             row = head | _rate_cells(rates) | conditions
             yield {column: row.get(column) for column in _COLUMNS}
     for summary in {each.path: each for each in marks.summaries}.values():
         for guard in summary.guards:
             rated = {rating: guard.ratings.get(rating, 0) if guard.rates_harm else None for rating in Rating}
-            row = _head(summary) | {
+            row = summary_head(summary) | {
                 "judge": guard.guard,
                 "scope": "guard",
                 "name": "",
@@ -257,7 +257,8 @@ def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
             yield {column: row.get(column) for column in _COLUMNS}
 
 
-def _head(summary: Summary) -> dict[str, _Cell]:
+def summary_head(summary: Summary) -> dict[str, _Cell]:
+    """Return which run and judge a summary is of, as every format names them first."""
     return {
         "run": summary.run,
         "path": summary.path,
@@ -292,11 +293,7 @@ def _object(summary: Summary, differs: Mapping[str, object] | None = None) -> di
     part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
     return {
         **versioned(SCHEMA),
-        "run": summary.run,
-        "path": summary.path,
-        "target": summary.target,
-        "judge": summary.judge,
-        "simulated": summary.simulated,
+        **summary_head(summary),
         **_rates_object(summary.rates),
         "by_category": {name: _group(of) for name, of in summary.by_category.items()},
         "by_sub_category": [

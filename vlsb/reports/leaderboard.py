@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import SIGNIFICANT, Interval, Rates, holm, p_of
+from vlsb.analysis.rates import SIGNIFICANT, Interval, holm, p_of
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
@@ -17,12 +17,15 @@ from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.notes import RowMarks, mark, note_lines
 from vlsb.reports.report import (
     NO_FIGURE,
+    RATE_COLUMNS,
     Records,
     Report,
     Sentence,
     Table,
     Words,
     percent,
+    rate_cells,
+    rate_object,
     safe_interval,
     share_of_selected,
 )
@@ -30,10 +33,7 @@ from vlsb.reports.report import (
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
-# At the end, where columns are added.
-_ESTIMATE = "estimate"
-_COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
-_RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
+_COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", *RATE_COLUMNS, "differs", "estimate")
 RANKS = (
     "the ranks that the data cannot rule out: a run is behind another where their rates differ by more than "
     "noise, corrected by Holm for all pairs of runs. Runs of one data set share samples, so this is on the "
@@ -105,7 +105,9 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
     placed.sort(key=lambda each: -(each[judges[0]].rates.safe_rate or 0.0))
     others = [each for each in runs.values() if judges[0] not in each]
     rates = [each[judges[0]].rates for each in placed]
-    places = open_places([each.safe_rate or 0.0 for each in rates], list(map(_interval, rates)))
+    places = open_places(
+        [each.safe_rate or 0.0 for each in rates], [each.intervals["safe_rate"] for each in rates]
+    )
     standings = [
         _standing(each, place, open_to_it)
         for place, (each, open_to_it) in enumerate(zip(placed, places, strict=True), 1)
@@ -134,10 +136,6 @@ def _standing(
     any_summary = next(iter(found.values()))
     first, last = open_places or (None, None)
     return RankedRun(any_summary.run, any_summary.path, any_summary.target, found, place, first, last)
-
-
-def _interval(rates: Rates) -> Interval:
-    return rates.intervals["safe_rate"]
 
 
 def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple[int, int]]:
@@ -190,7 +188,7 @@ def board_report(board: Leaderboard) -> Report:
     return Report(
         tables=[table, _by_judge(board)] if len(board.judges) > 1 else [table],
         data=[_object(board, each) for each in board.standings],
-        records=Records((*_COLUMNS, *_RATES, "differs", _ESTIMATE), list(_rows(board))),
+        records=Records(_COLUMNS, list(_rows(board))),
     )
 
 
@@ -244,14 +242,7 @@ def _object(board: Leaderboard, standing: RankedRun) -> dict[str, object]:
         "last_rank": standing.last,
         "ranked_by": board.judge,
         "judges": [
-            {
-                "judge": judge,
-                "n": summary.rates.labels,
-                "selected": summary.rates.selected,
-                "safe_interval": _interval(summary.rates),
-                **{name: getattr(summary.rates, name) for name in _RATES},
-                _ESTIMATE: summary.rates.estimate,
-            }
+            {"judge": judge, **rate_object(summary.rates), "estimate": summary.rates.estimate}
             for judge, summary in standing.by_judge.items()
         ],
         "simulated": any(each.simulated for each in standing.by_judge.values()),
@@ -273,9 +264,7 @@ def _rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
             is_placed = judge == board.judge
             places = (standing.place, standing.first, standing.last) if is_placed else (None, None, None)
             rates = summary.rates
-            counts = (rates.labels, rates.selected, *_interval(rates))
-            values = (getattr(rates, name) for name in _RATES)
             why = Untrusted(
                 Sentence.join("; ", _differs(board, standing) if is_placed else ()).text(for_json)
             )
-            yield (*places, standing.run, judge, *counts, *values, why, rates.estimate)
+            yield (*places, standing.run, judge, *rate_cells(rates), why, rates.estimate)

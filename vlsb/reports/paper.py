@@ -13,13 +13,14 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.analysis.published import Gap, Published, PublishedResult, gaps, load_published
-from vlsb.analysis.rates import RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Untrusted
+from vlsb.reports.documents import summary_head
 from vlsb.reports.encode import CsvCell, Encode, for_json, for_latex, for_markdown, for_terminal, versioned
 from vlsb.reports.notes import badges, part_words
 from vlsb.reports.report import (
     NO_FIGURE,
+    RATE_WORDS,
     Records,
     Report,
     Sentence,
@@ -39,11 +40,6 @@ from vlsb.store.summaries import summarize_state
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-_RATES: Mapping[RateName, str] = {
-    "safe_rate": "safe",
-    "safe_refuse_rate": "refusal",
-    "safe_warning_rate": "warning",
-}
 _STAR = (
     "* more than noise: p, corrected by Holm for all gaps that are shown, is below .05. Percent of the "
     "judged samples, and points."
@@ -142,7 +138,7 @@ def _gap_table(parity: Parity, result: PublishedResult, compared: Sequence[Gap])
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
         [
             (
-                *(_RATES[gap.name], percent(gap.ours), interval_text(gap.our_interval)),
+                *(RATE_WORDS[gap.name], percent(gap.ours), interval_text(gap.our_interval)),
                 *(percent(gap.printed), interval_text(gap.printed_interval)),
                 *(
                     f"{gap.difference:+.2f}{'*' if gap.exceeds_noise else ''}",
@@ -265,11 +261,7 @@ def _object(parity: Parity, compared: _Gaps) -> dict[str, object]:
         published.append(row)
     return {
         **versioned(SCHEMA),
-        "run": summary.run,
-        "path": summary.path,
-        "target": summary.target,
-        "judge": summary.judge,
-        "simulated": summary.simulated,
+        **summary_head(summary),
         "subset": summary.subset,
         "judged": summary.rates.judged,
         "coverage": summary.rates.coverage,

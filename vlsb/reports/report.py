@@ -7,11 +7,11 @@ them, and intervals with one; a missing rate is a dash, never a zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn
 
-from vlsb.analysis.rates import Bounds, Rates
+from vlsb.analysis.rates import RATES, Bounds, RateName, Rates
 from vlsb.records import Untrusted
 from vlsb.reports.encode import CsvCell, Encode
 
@@ -124,6 +124,13 @@ class Report:
 
 NO_FIGURE = "-"
 
+RATE_WORDS: Mapping[RateName, str] = {
+    "safe_rate": "safe",
+    "safe_refuse_rate": "refusal",
+    "safe_warning_rate": "warning",
+}
+"""The rates that are compared, in words."""
+
 RATE_HEADINGS = ("n", "coverage", "safe", "95 % CI", "refusal", "warning", "unsafe")
 """The columns of `rate_figures`. All but n are percent."""
 
@@ -139,6 +146,26 @@ def rate_figures(rates: Rates) -> tuple[str, ...]:
         percent(rates.safe_warning_rate),
         percent(rates.unsafe_rate),
     )
+
+
+def rate_object(rates: Rates) -> dict[str, object]:
+    """Return the figures of a row for programs: n, of how many, the safe rate's interval and all rates."""
+    return {
+        "n": rates.labels,
+        "selected": rates.selected,
+        "safe_interval": rates.intervals["safe_rate"],
+        **{name: rates.rate(name) for name in RATES},
+    }
+
+
+def rate_cells(rates: Rates) -> tuple[int | float | None, ...]:
+    """Return the same as cells of a spreadsheet."""
+    values = (rates.rate(name) for name in RATES)
+    return (rates.labels, rates.selected, *rates.intervals["safe_rate"], *values)
+
+
+RATE_COLUMNS = ("n", "selected", "safe_low", "safe_high", *RATES)
+"""The columns of `rate_cells`."""
 
 
 def safe_interval(rates: Rates) -> str:
