@@ -24,7 +24,7 @@ from vlsb.data.image_files import MAX_IMAGE_BYTES
 from vlsb.data.samples import ROWS_FILE, parse_rows
 from vlsb.errors import DatasetError, StoreError
 from vlsb.extras import lacks_extra
-from vlsb.files import FileLock, new_file
+from vlsb.files import FileLock, new_file, sync_directory
 from vlsb.records import Untrusted
 
 if TYPE_CHECKING:
@@ -94,7 +94,18 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     try:
-        rows = [row for shard in shards for row in _rows(shard)]
+        rows: list[dict[str, Any]] = []
+        for shard in shards:
+            with _shard(shard) as file:
+                names = set(file.schema_arrow.names)
+                if missing := [name for name in (*_TEXT_COLUMNS, _IMAGE_COLUMN) if name not in names]:
+                    raise DatasetError(f"{shard} has no column {missing[0]!r}. Is it a shard of VLSBench?")
+                if file.metadata.num_rows > MAX_ROWS:
+                    raise DatasetError(
+                        f"{shard} holds more than {MAX_ROWS:,} rows. Is it a shard of VLSBench?"
+                    )
+                columns = [*_TEXT_COLUMNS, *(name for name in _LATER_COLUMNS if name in names)]
+                rows += file.read(columns=columns, use_threads=False).to_pylist()
         parse_rows(rows, named="parquet")
         with new_file(unfinished / ROWS_FILE) as stream:
             stream.write(strict_json.dumps(rows).encode())
@@ -103,21 +114,11 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
         # An image's time is that of the file it came from, so a later run knows it again.
         newest = max(shard.stat().st_mtime_ns for shard in shards)
         os.utime(unfinished / ARCHIVE_FILE, ns=(newest, newest))
+        sync_directory(unfinished)
         unfinished.rename(place)
+        sync_directory(place.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _rows(shard: Path) -> list[dict[str, Any]]:
-    with _shard(shard) as file:
-        names = set(file.schema_arrow.names)
-        if missing := [name for name in (*_TEXT_COLUMNS, _IMAGE_COLUMN) if name not in names]:
-            raise DatasetError(f"{shard} has no column {missing[0]!r}. Is it a shard of VLSBench?")
-        if file.metadata.num_rows > MAX_ROWS:
-            raise DatasetError(f"{shard} holds more than {MAX_ROWS:,} rows. Is it a shard of VLSBench?")
-        columns = [*_TEXT_COLUMNS, *(name for name in _LATER_COLUMNS if name in names)]
-        rows: list[dict[str, Any]] = file.read(columns=columns, use_threads=False).to_pylist()
-        return rows
 
 
 def _write_images(stream: IO[bytes], shards: Sequence[Path]) -> None:
@@ -151,26 +152,27 @@ def _images(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
                 )
                 for row in (row for batch in batches for row in batch.to_pylist()):
                     position += 1
-                    where = f"{shard} row {position}"
-                    content = _content(where, row["image_path"], row[_IMAGE_COLUMN])
-                    if content is not None:
-                        yield where, row["image_path"], content
-
-
-def _content(where: str, image_path: str, image: object) -> bytes | None:
-    """Return the bytes of an image, or None for a row without any, which inspecting samples will tell."""
-    if problem := name_problem(image_path):
-        raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
-    if not isinstance(image, dict) or not isinstance(content := image.get("bytes"), bytes):
-        return None
-    own_name = image.get("path")
-    if own_name and PurePosixPath(own_name).name != PurePosixPath(image_path).name:
-        raise DatasetError(
-            f"{where}: the image's own file name is not that of its image_path", detail=Untrusted(own_name)
-        )
-    if len(content) > MAX_IMAGE_BYTES:
-        raise DatasetError(f"{where}: its image is larger than {MAX_IMAGE_BYTES // 1024**2} MiB.")
-    return content
+                    where, image_path, image = (
+                        f"{shard} row {position}",
+                        row["image_path"],
+                        row[_IMAGE_COLUMN],
+                    )
+                    if problem := name_problem(image_path):
+                        raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
+                    # A row without an image is named where samples are inspected.
+                    if not isinstance(image, dict) or not isinstance(content := image.get("bytes"), bytes):
+                        continue
+                    own_name = image.get("path")
+                    if own_name and PurePosixPath(own_name).name != PurePosixPath(image_path).name:
+                        raise DatasetError(
+                            f"{where}: the image's own file name is not that of its image_path",
+                            detail=Untrusted(own_name),
+                        )
+                    if len(content) > MAX_IMAGE_BYTES:
+                        raise DatasetError(
+                            f"{where}: its image is larger than {MAX_IMAGE_BYTES // 1024**2} MiB."
+                        )
+                    yield where, image_path, content
 
 
 @contextmanager

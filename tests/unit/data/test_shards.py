@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from tests.simulation.crash_states import NONE, build, pending, state
+from tests.simulation.disk import Disk, Recorder
 from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, mini_root, shards
 from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
@@ -99,6 +102,20 @@ def test_shards_are_unpacked_once(root: Path, cache: Path) -> None:
     load_dataset(root, cache=cache)
 
     assert unread(cache) == before
+
+
+def test_shards_that_a_power_cut_left_unpacked_are_whole(root: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    recorder = Recorder(cache, time.monotonic)
+    with Disk([cache], recorder).entered():
+        samples = load_dataset(root, cache=cache).samples
+
+    renamed = [at for at, op in enumerate(recorder.ops, start=1) if op.kind == "rename"]
+    assert renamed
+    for at in renamed:
+        others = [each for each in pending(recorder.trace, at) if recorder.ops[each].kind == "create"]
+        build(cache, state(recorder.trace, at, dict.fromkeys(others, NONE)))
+        assert load_dataset(root, cache=cache).samples == samples
 
 
 def test_the_cache_is_private(root: Path, cache: Path) -> None:
