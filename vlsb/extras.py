@@ -78,14 +78,35 @@ class Installation:
         """Read the metadata of an installed vlsb."""
         site_packages = Path(str(installed.locate_file("")))
         above = [each for each in site_packages.parents if (each / "pyvenv.cfg").is_file()]
-        source, is_editable = _source(installed.read_text("direct_url.json"))
+        source: str | Path = _NAME
+        is_editable = False
+        if (direct_url := installed.read_text("direct_url.json")) is not None:
+            origin: Any = strict_json.loads(direct_url)
+            url, vcs = urlsplit(origin["url"]), origin.get("vcs_info")
+            if url.scheme == "file" and vcs is None:
+                source = Path(unquote(url.path))
+                is_editable = origin.get("dir_info", {}).get("editable", False)
+            else:
+                source = _without_password(origin["url"])
+                if vcs is not None:
+                    revision = vcs.get("requested_revision")
+                    source = f"{vcs['vcs']}+{source}" + (f"@{revision}" if revision else "")
+        # Of each extra the packages, without those that only some Pythons need.
+        packages: dict[str, list[str]] = {}
+        for line in installed.requires or ():
+            if match := _MARKER.fullmatch(line):
+                packages.setdefault(match[2], []).append(match[1])
+
+        def is_installed(name: str) -> bool:
+            return any(distributions(name=name, path=[str(site_packages)]))
+
         return cls(
             environment=above[0] if above else Path(sys.prefix),
             site_packages=site_packages,
             source=source,
             is_editable=is_editable,
             installer=(installed.read_text("INSTALLER") or "").strip(),
-            extras=_installed_extras(installed, site_packages),
+            extras=tuple(extra for extra, names in packages.items() if all(map(is_installed, names))),
         )
 
     def advice(self, extra: str, here: Path) -> str:
@@ -131,38 +152,10 @@ class Installation:
         return [python, "-m", "pip", "install", *editable, requirement]
 
 
-def _source(direct_url: str | None) -> tuple[str | Path, bool]:
-    """Read what an installer was given, and whether it was installed as editable."""
-    if direct_url is None:
-        return _NAME, False
-    origin: Any = strict_json.loads(direct_url)
-    url = urlsplit(origin["url"])
-    if url.scheme == "file" and "vcs_info" not in origin:
-        return Path(unquote(url.path)), origin.get("dir_info", {}).get("editable", False)
-    address = _without_password(origin["url"])
-    if (vcs := origin.get("vcs_info")) is None:
-        return address, False
-    revision = vcs.get("requested_revision")
-    return f"{vcs['vcs']}+{address}" + (f"@{revision}" if revision else ""), False
-
-
 def _without_password(address: str) -> str:
     """An address for the screen: whoever installed from a private place knows how to get in."""
     url = urlsplit(address)
     return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-
-
-def _installed_extras(installed: Distribution, site_packages: Path) -> tuple[str, ...]:
-    """List the extras whose packages are all installed, not counting those that only some Pythons need."""
-    packages: dict[str, list[str]] = {}
-    for line in installed.requires or ():
-        if match := _MARKER.fullmatch(line):
-            packages.setdefault(match[2], []).append(match[1])
-
-    def is_installed(name: str) -> bool:
-        return any(distributions(name=name, path=[str(site_packages)]))
-
-    return tuple(extra for extra, names in packages.items() if all(map(is_installed, names)))
 
 
 def _others(receipt: Path) -> list[str]:

@@ -50,23 +50,23 @@ def _integer(digits: str) -> int | float:
 
 def loads_unambiguous(text: str) -> Any:
     """Parse as `loads` does, and refuse a repeated key: for documents whose every key must count."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        document = dict(pairs)
+        if len(document) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return document
+
     try:
         return json.loads(
             text,
             parse_constant=_refuse,
             parse_float=_finite,
             parse_int=_integer,
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique,
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return document
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:

@@ -48,7 +48,16 @@ def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
     """Read the mapping in a file, called `what` (an engine config). Raises ConfigError with the line."""
     import yaml
 
-    text = _text(path, what, max_bytes)
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ConfigError(f"{path}: larger than {max_bytes // 1024} KiB, so not {what}.")
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text.") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
@@ -64,19 +73,6 @@ def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
     document = Document(str(path), values, root)
     _require_usable(document)
     return document
-
-
-def _text(path: Path, what: str, max_bytes: int) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-        if len(content) > max_bytes:
-            raise ConfigError(f"{path}: larger than {max_bytes // 1024} KiB, so not {what}.")
-        return content.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text.") from error
 
 
 def _require_single_keys(root: Node, path: Path) -> None:

@@ -188,7 +188,18 @@ def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str,
             )
         if is_of_macos(name) or (member.isdir() and name in ("", ".", "imgs")):
             continue
-        if problem := _problem(member, name):
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE):
+            kind = (
+                "a folder besides imgs/" if member.isdir() else _KINDS.get(member.type, "of an unknown kind")
+            )
+            problem: str | None = (
+                f"is {kind}; only files in imgs/ are read (tar --dereference stores what links point to)"
+            )
+        elif member.issparse():
+            problem = "is stored as a sparse file"
+        else:
+            problem = "declares a size below 0" if member.size < 0 else name_problem(name)
+        if problem:
             raise DatasetError(f"{path}: a member {problem}. Pack it again", detail=Untrusted(member.name))
         if case_key(name) in seen:
             raise DatasetError(
@@ -227,17 +238,6 @@ def _resolve_links(links: Mapping[str, str], members: dict[str, Member]) -> dict
                     "out of the archive" if path_problem(name) else "to a member that the archive lacks"
                 )
     return broken
-
-
-def _problem(member: tarfile.TarInfo, name: str) -> str | None:
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE):
-        kind = "a folder besides imgs/" if member.isdir() else _KINDS.get(member.type, "of an unknown kind")
-        return f"is {kind}; only files in imgs/ are read (tar --dereference stores what links point to)"
-    if member.issparse():
-        return "is stored as a sparse file"
-    if member.size < 0:
-        return "declares a size below 0"
-    return name_problem(name)
 
 
 def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:

@@ -10,12 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from vlsb.data.dataset import DataFiles, load_dataset
 from vlsb.data.image_files import (
-    OpenImage,
     full_decode,
     has_fitting_extension,
     inspect_images,
@@ -117,7 +115,7 @@ class DatasetReport:
 
     @property
     def is_full(self) -> bool:
-        """Whether these are the rows of VLSBench as published, each with an image that can be used."""
+        """Tell whether these are the rows of VLSBench as published, each with an image that can be used."""
         return self.has_published_ids and not self.altered_ids and not self.bad_images
 
 
@@ -129,10 +127,20 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
     for sample in samples:
         ids[sample.image_path] = (*ids.get(sample.image_path, ()), sample.id)
     images = inspect_images(dataset.open_image, ids, known={}, hashed=True)
+
+    def find_problem(image_path: Untrusted) -> ImageError | None:
+        """Say why an image cannot be used, by its header or else by a full decode."""
+        if isinstance(image := images[image_path], ImageError):
+            return image
+        try:
+            full_decode(dataset.open_image, image_path)
+        except ImageError as error:
+            # A kept traceback would keep the frames, and with them the decoded image.
+            return error.with_traceback(None)
+        return None
+
     with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
-        problems = dict(
-            zip(images, pool.map(partial(_problem, dataset.open_image), images.items()), strict=True)
-        )
+        problems = dict(zip(images, pool.map(find_problem, images), strict=True))
     bad = {path: problem for path, problem in problems.items() if problem is not None}
     types = {
         path: image.media_type
@@ -164,19 +172,6 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         has_published_ids={sample.id for sample in samples} == set(PUBLISHED_IDS),
         distinct_images=len({each.sha256 for each in images.values() if isinstance(each, ImageFile)}),
     )
-
-
-def _problem(open_image: OpenImage, inspected: tuple[Untrusted, ImageFile | ImageError]) -> ImageError | None:
-    """Why an image cannot be used: what its header said, or else what a full decode says."""
-    image_path, image = inspected
-    if isinstance(image, ImageError):
-        return image
-    try:
-        full_decode(open_image, image_path)
-    except ImageError as error:
-        # A kept traceback would keep the frames, and with them the decoded image.
-        return error.with_traceback(None)
-    return None
 
 
 def _counts(samples: Sequence[Sample], ids: Mapping[Untrusted, tuple[int, ...]]) -> DatasetCounts:

@@ -350,23 +350,21 @@ def _open_below(root: Path, relative: PurePosixPath) -> int:
         for folder in folders:
             held.append(os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=held[-1]))
     except OSError:
-        # A link on the way, or a folder that may be passed but not read.
-        return os.open(_real_path(root, relative), _FLAGS)
+        # A link on the way, or a folder that may be passed but not read: every folder is resolved, and the
+        # file itself is opened as it is.
+        try:
+            top = root.resolve(strict=True)
+            parent = (top / relative.parent).resolve(strict=True)
+        except RuntimeError as error:
+            # Before Python 3.13 a loop of links is not an OSError.
+            raise ImageError("image lies behind a loop of links; copy the real files there") from error
+        if not parent.is_relative_to(top):
+            raise ImageError(
+                "image lies outside the data set folder, behind a link; copy the real files there"
+            ) from None
+        return os.open(parent / relative.name, _FLAGS)
     else:
         return os.open(name, _FLAGS, dir_fd=held[-1])
     finally:
         for descriptor in held:
             os.close(descriptor)
-
-
-def _real_path(root: Path, relative: PurePosixPath) -> Path:
-    """Return the path to open, with every folder resolved and the last component as it is."""
-    try:
-        folder = root.resolve(strict=True)
-        parent = (folder / relative.parent).resolve(strict=True)
-    except RuntimeError as error:
-        # Before Python 3.13 a loop of links is not an OSError.
-        raise ImageError("image lies behind a loop of links; copy the real files there") from error
-    if not parent.is_relative_to(folder):
-        raise ImageError("image lies outside the data set folder, behind a link; copy the real files there")
-    return parent / relative.name

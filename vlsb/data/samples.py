@@ -38,7 +38,22 @@ _SHARE = re.compile(r"[0-9]?\.[0-9]{1,9}", re.ASCII)
 def load_rows(path: Path) -> tuple[Sample, ...]:
     """Load the samples of a `data.json`; raises `DatasetError` with one line that names file and row."""
     try:
-        rows = strict_json.loads(_rows_bytes(path))
+        # Opening a FIFO must not hang. A link is the user's own way to place this one file.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DatasetError(f"{path} is not a regular file. Put the real file there.")
+            # The descriptor stays ours: `fdopen` would not close it if it failed.
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                content = stream.read(MAX_ROWS_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(content) > MAX_ROWS_BYTES:
+            raise DatasetError(
+                f"{path} is larger than {MAX_ROWS_BYTES // 1024**2} MiB, far more than VLSBench. "
+                "Is it the right file?"
+            )
+        rows = strict_json.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:
@@ -70,25 +85,6 @@ def unreadable(path: Path, error: OSError) -> DatasetError | MachineError:
         return lack
     reason = os.strerror(error.errno) if error.errno else "no reason given"
     return DatasetError(f"{path} cannot be read: {reason}. Check its permissions.")
-
-
-def _rows_bytes(path: Path) -> bytes:
-    # Opening a FIFO must not hang. A link is the user's own way to place this one file.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DatasetError(f"{path} is not a regular file. Put the real file there.")
-        # The descriptor stays ours: `fdopen` would not close it if it failed.
-        with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(MAX_ROWS_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > MAX_ROWS_BYTES:
-        limit = MAX_ROWS_BYTES // 1024**2
-        raise DatasetError(
-            f"{path} is larger than {limit} MiB, far more than VLSBench. Is it the right file?"
-        )
-    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _sample(row: object, where: str) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -12,7 +12,7 @@ from vlsb.simulator.actions import Action, Json, Reply, body_bytes, error
 from vlsb.simulator.requests import Request
 
 _COMPLETIONS = "/v1/chat/completions"
-_UNKNOWN = error(404, message="Not found.")
+UNKNOWN = error(404, message="Not found.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,41 @@ class Batches:
 
     async def answer(self, request: Request) -> Action | None:
         """Return the reply to a request for files or batches; None for one that is about neither."""
-        what, *rest = request.path.partition("/v1/")[2].split("/")
-        if what == "files" and not rest:
+        kind, *rest = request.path.partition("/v1/")[2].split("/")
+        if kind == "files" and not rest:
             if (content := request.file) is None:
                 return error(400, message="A file is missing.")
             name = f"file-{len(self._files) + 1}"
             self._files[name] = content
             return Reply(body={"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
-        if what == "files":
-            return self._content(rest[0])
-        if what != "batches":
+        if kind == "files":
+            if (file := self._files.get(rest[0])) is None:
+                return UNKNOWN
+            if (batch := self._batches.get(rest[0].partition(":")[0])) is not None:
+                batch.downloads += 1
+                file = batch.plan.serve(file, batch.downloads)
+            return Reply(body=file, headers=(("content-type", "application/octet-stream"),))
+        if kind != "batches":
             return None
+        if not rest and request.method == "POST":
+            return self._make(request)
+        # The batches that the request's key knows, the newest first.
+        known = [
+            each
+            for each in reversed(self._batches.values())
+            if not self.has_projects or each.owner == request.bearer
+        ]
         if not rest:
-            return self._make(request) if request.method == "POST" else self._list(request)
-        if (batch := self._known(request).get(rest[0])) is None:
-            return _UNKNOWN
+            listed = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
+            listed += [_described(each) for each in known if each.listed_at <= self._list_looks]
+            self._list_looks += 1
+            page = {"object": "list", "data": listed, "has_more": False}
+            return Reply(body=page) if self.lists else UNKNOWN
+        if (batch := next((each for each in known if each.id == rest[0]), None)) is None:
+            return UNKNOWN
         batch.looks += 1
         if batch.looks <= batch.plan.unknown:
-            return _UNKNOWN
+            return UNKNOWN
         await self._advance(batch)
         return Reply(body=_described(batch))
 
@@ -116,20 +133,6 @@ class Batches:
         """Lose every batch."""
         self._batches.clear()
 
-    def _known(self, request: Request) -> dict[str, _Batch]:
-        """Return the batches that a request's key knows, the newest first."""
-        batches = reversed(self._batches.values())
-        return {each.id: each for each in batches if not self.has_projects or each.owner == request.bearer}
-
-    def _content(self, name: str) -> Action:
-        if name not in self._files:
-            return _UNKNOWN
-        content = self._files[name]
-        if (batch := self._batches.get(name.partition(":")[0])) is not None:
-            batch.downloads += 1
-            content = batch.plan.serve(content, batch.downloads)
-        return Reply(body=content, headers=(("content-type", "application/octet-stream"),))
-
     def _make(self, request: Request) -> Action:
         self.creations += 1
         file, plan, name = request.json["input_file_id"], self.plan(self.creations), f"batch-{self.creations}"
@@ -140,26 +143,14 @@ class Batches:
             self._batches[name] = batch
         return plan.creation or Reply(body=_described(batch))
 
-    def _list(self, request: Request) -> Action:
-        batches = self._known(request).values()
-        listed_ones = [_described(each) for each in batches if each.listed_at <= self._list_looks]
-        self._list_looks += 1
-        newer = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
-        listed = {"object": "list", "data": [*newer, *listed_ones], "has_more": False}
-        return Reply(body=listed) if self.lists else _UNKNOWN
-
     async def _advance(self, batch: _Batch) -> None:
+        """Take a batch one look further. At its end it asks what it asks, and answers are paid for."""
         if batch.status not in ("validating", "in_progress"):
             batch.looks_since_end += 1
-        elif batch.looks <= batch.plan.polls:
-            batch.status = "in_progress"
-        else:
-            batch.status = batch.plan.ends
-            if batch.status != "failed":
-                await self._carry_out(batch)
-
-    async def _carry_out(self, batch: _Batch) -> None:
-        """Ask what it asks. Answers are paid for."""
+            return
+        batch.status = "in_progress" if batch.looks <= batch.plan.polls else batch.plan.ends
+        if batch.status in ("in_progress", "failed"):
+            return
         asked = len(batch.lines) if batch.plan.answers is None else batch.plan.answers
         good, bad = list[bytes](), list[bytes]()
         for line in batch.lines[:asked]:
@@ -187,7 +178,7 @@ class Batches:
                 self._files[batch.files[kind]] = b"\n".join(rows) + b"\n"
 
 
-def _described(batch: _Batch) -> Json:
+def _described(batch: _Batch) -> dict[str, Any]:
     errors = {"object": "list", "data": [{"code": batch.plan.error, "message": "It is refused.", "line": 1}]}
     is_late = batch.looks_since_end < batch.plan.late
     files = {} if is_late or batch.looks_since_end < batch.plan.fileless else batch.files

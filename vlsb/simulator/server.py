@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from vlsb.simulator.actions import Action, Reply, Responder, error, is_whole, keeps_open, models, play, wire
-from vlsb.simulator.batches import Batches
+from vlsb.simulator.batches import UNKNOWN, Batches
 from vlsb.simulator.requests import Request
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -49,26 +49,19 @@ async def _read_message(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         method, path, version = request_line.split(" ")
         fields = [line.partition(":") for line in lines]
         headers = {name.strip().lower(): text.strip() for name, _, text in fields}
-        body = await _read_body(headers, reader, writer)
+        length = int(headers.get("content-length", "0"))
+        if length > MAX_REQUEST_BYTES:
+            raise _UnreadableError(413)
+        if headers.get("expect", "").lower() == "100-continue":
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        is_chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        body = await (_read_chunks(reader) if is_chunked else reader.readexactly(length))
     except asyncio.LimitOverrunError:
         raise _UnreadableError(431) from None
     except ValueError:
         raise _UnreadableError(400) from None
     keeps_open = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
     return _Message(method, path, headers, body, keeps_open)
-
-
-async def _read_body(
-    headers: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> bytes:
-    length = int(headers.get("content-length", "0"))
-    if length > MAX_REQUEST_BYTES:
-        raise _UnreadableError(413)
-    if headers.get("expect", "").lower() == "100-continue":
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return await _read_chunks(reader)
-    return await reader.readexactly(length)
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
@@ -280,12 +273,11 @@ class Simulator:
         try:
             if self.on_request is not None:
                 self.on_request(request)
-            if not _is_completion(request):
-                if (route := self.routes.get(f"{request.method} {request.path}")) is not None:
-                    return route
-                action = await self.batches.answer(request)
-                return error(404, message="Not found.") if action is None else action
-            return await self._respond(request)
+            if _is_completion(request):
+                return await self._respond(request)
+            if (route := self.routes.get(f"{request.method} {request.path}")) is not None:
+                return route
+            return await self.batches.answer(request) or UNKNOWN
         except Exception as failure:  # noqa: BLE001 - the responder is the caller's code: its failure is theirs to see
             self._errors.append(failure)
             return error(500, message="The simulator's responder failed.")
@@ -314,12 +306,18 @@ class SimulatorThread(Simulator):
     """
 
     def __enter__(self) -> Self:
-        self._stop = asyncio.Event()
-        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._stop, ready = asyncio.Event(), concurrent.futures.Future[None]()
+
+        async def serve() -> None:
+            self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+            async with self:
+                ready.set_result(None)
+                await self._stop.wait()
+
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "simulator")
-        self._done = self._executor.submit(lambda: asyncio.run(self._run()))
+        self._done = self._executor.submit(lambda: asyncio.run(serve()))
         first = concurrent.futures.FIRST_COMPLETED
-        concurrent.futures.wait((self._ready, self._done), return_when=first)
+        concurrent.futures.wait((ready, self._done), return_when=first)
         if self._done.done():
             self._done.result()
         return self
@@ -330,16 +328,8 @@ class SimulatorThread(Simulator):
         self._executor.shutdown()
         self._done.result()
 
-    async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        async with self:
-            self._ready.set_result(None)
-            await self._stop.wait()
-
     def refuse(self, *, reset: bool = False) -> None:
-        refuse = super().refuse
-        self._on_loop(lambda: refuse(reset=reset))
+        self._on_loop(partial(super().refuse, reset=reset))
 
     def accept(self) -> None:
         self._on_loop(super().accept)
