@@ -67,7 +67,16 @@ def compare_runs(
     if len(loaded) < 2:
         raise ConfigError("A comparison needs two runs. Name another one, or a directory of runs.")
     names = _names([each.path for each in loaded])
-    place = 0 if baseline is None else _baseline_place(baseline, loaded, names)
+    place = 0
+    if baseline is not None:
+        named = Path(baseline)
+        matching = (
+            at
+            for at, (run, name) in enumerate(zip(loaded, names, strict=True))
+            if run.path.resolve() == named.resolve() or str(named) in (name, run.path.resolve().name)
+        )
+        if (place := next(matching, -1)) < 0:
+            raise ConfigError(f"--baseline {named}: no run there, and none of these: {', '.join(names)}.")
     candidates = _candidates(loaded, judge, place)
     entries = _common_judge(loaded, candidates, place)
     agreements: tuple[Pair, ...] = ()
@@ -126,14 +135,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in whole]
 
 
-def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[RunRows], names: Sequence[str]) -> int:
-    named = Path(baseline)
-    for place, (run, name) in enumerate(zip(loaded, names, strict=True)):
-        if run.path.resolve() == named.resolve() or str(named) in (name, run.path.resolve().name):
-            return place
-    raise ConfigError(f"--baseline {named}: no run there, and none of these: {', '.join(names)}.")
-
-
 class _Candidate(NamedTuple):
     """A judge that a run may be compared by, and the settings that make it itself in every run."""
 
@@ -148,26 +149,18 @@ def _candidates(loaded: Sequence[RunRows], judge: str | None, first: int) -> _Ca
     """Return the judges that each run may be compared by: the named one, or those that label everything."""
     # What is wrong with the run that others are held against is said before what is wrong with them.
     in_order = [loaded[first], *(run for run in loaded if run is not loaded[first])]
-    return {
-        run.path: [
-            _Candidate(entry, judge_identity(entry, run.state).settings)
-            for entry in _whole_judges(run, judge)
-        ]
-        for run in in_order
-    }
-
-
-def _whole_judges(run: RunRows, judge: str | None) -> list[JudgeEntry]:
-    manifest = run.state.manifest
-    if not manifest.judges:
-        raise ConfigError(f"{run.path}: nobody has judged this run. Judge it: vlsb judge {run.path}.")
-    if judge is not None and (entry := stored_judge(manifest, judge)) is not None:
-        require_whole(run.path, run.state, entry)
-        return [entry]
-    whole = [each for each in manifest.judges if not draws_of(run.path, run.state, each)]
-    if not whole:
-        require_whole(run.path, run.state, manifest.judges[0])
-    return whole
+    candidates: _Candidates = {}
+    for path, state in in_order:
+        entries = state.manifest.judges
+        if not entries:
+            raise ConfigError(f"{path}: nobody has judged this run. Judge it: vlsb judge {path}.")
+        if judge is not None and (entry := stored_judge(state.manifest, judge)) is not None:
+            require_whole(path, state, entry)
+            whole = [entry]
+        elif not (whole := [each for each in entries if not draws_of(path, state, each)]):
+            require_whole(path, state, entries[0])
+        candidates[path] = [_Candidate(each, judge_identity(each, state).settings) for each in whole]
+    return candidates
 
 
 def _common_judge(loaded: Sequence[RunRows], candidates: _Candidates, first: int) -> list[JudgeEntry] | None:
@@ -237,7 +230,14 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
     People labelled what was drawn for them, and so did a judge that was calibrated and has not labelled the
     rest; `calibrated` is the file of one to be held to its draw in any case.
     """
-    draws = _draws(path, state, calibrated)
+    # The file of the draw by the name of each judge that labelled a drawn part only.
+    draws = {}
+    for entry in state.manifest.judges:
+        is_asked = entry.file == calibrated
+        files = (calibration_file(entry.file),) if is_asked else draws_of(path, state, entry)
+        # No response has weights of two draws: such a panel is compared with nobody.
+        if files and all((path / file).exists() for file in files):
+            draws[entry.stem] = "+".join(files)
     weights: dict[Key, dict[str, float]] = {}
     for file, audit in {file: read_audit(path, file) for file in draws.values()}.items():
         for item, _ in () if audit is None else audit.current(state):
@@ -272,18 +272,6 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
         responses=responses,
         draws=draws,
     )
-
-
-def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str]:
-    """Return the file of the draw by the name of each judge that labelled a drawn part only."""
-    files_by_judge = {}
-    for entry in state.manifest.judges:
-        is_asked = entry.file == calibrated
-        files = (calibration_file(entry.file),) if is_asked else draws_of(path, state, entry)
-        # No response has weights of two draws: such a panel is compared with nobody.
-        if files and all((path / file).exists() for file in files):
-            files_by_judge[entry.stem] = "+".join(files)
-    return files_by_judge
 
 
 def compare_stored_judges(paths: Sequence[Path]) -> AgreementReport:

@@ -377,6 +377,14 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
     thought = [each.reasoning for each in parts if each.type == "reasoning"]
     reason = None if choice is None else choice.stop_reason
     number = sample.id if isinstance(sample.id, int) else None
+    if sample.error is not None:
+        lost: Lost | None = Lost(Outcome.TARGET_ERROR, "sample_error", Untrusted(sample.error.message))
+    elif reason == "content_filter":
+        lost = BLOCKED
+    elif output.error is not None:
+        lost = Lost(Outcome.TARGET_ERROR, "output_error", Untrusted(output.error))
+    else:
+        lost = empty(text)
     return ForeignRow(
         where=where,
         sample_id=stated_id if type(stated_id) is int else None,
@@ -387,7 +395,7 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
         epoch=sample.epoch,
         text=Untrusted(text),
         reasoning=Untrusted("\n".join(thought)) if any(thought) else None,
-        lost=_lost_sample(sample, text, reason),
+        lost=lost,
         finish_reason=None if reason is None else Untrusted(reason),
         model=None if not output.model else Untrusted(output.model),
         usage=usage.usage(),
@@ -417,13 +425,3 @@ def _input_of(sample: _Sample) -> tuple[str | None, str | None]:
     if url is not None and url.startswith(_ATTACHMENT):
         url = (sample.attachments or {}).get(url.removeprefix(_ATTACHMENT))
     return (texts[0] if len(texts) == 1 else "" if not texts else None), url
-
-
-def _lost_sample(sample: _Sample, text: str, reason: str | None) -> Lost | None:
-    if sample.error is not None:
-        return Lost(Outcome.TARGET_ERROR, "sample_error", Untrusted(sample.error.message))
-    if reason == "content_filter":
-        return BLOCKED
-    if sample.output.error is not None:
-        return Lost(Outcome.TARGET_ERROR, "output_error", Untrusted(sample.output.error))
-    return empty(text)

@@ -62,29 +62,35 @@ SORTS: dict[str, Callable[[ListedRun], object]] = {
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Return the runs at or directly below the paths, each once. ConfigError for a path without any."""
-    return _each_once(run for path in paths for run in _runs_at(path))
+    runs: list[Path] = []
+    for path in paths:
+        if is_run(path):
+            runs.append(path)
+            continue
+        with _named_folder(path):
+            children = sorted(path.iterdir())
+        inside = [child for child in children if is_run(child)]
+        if not inside:
+            # What may be meant are the folders of a sweep.
+            below = []
+            for child in children:
+                # Nobody named a folder that cannot be read.
+                with suppress(OSError):
+                    if (
+                        not child.name.startswith(".")
+                        and child.is_dir()
+                        and any(map(is_run, child.iterdir()))
+                    ):
+                        below.append(child)
+            named = first_of(below, _MOST_NAMED)
+            advice = f"There are runs in {named}: name these." if below else _WHAT_A_RUN_IS
+            raise ConfigError(f"{path}: no run in it. {advice}")
+        runs += inside
+    return _each_once(runs)
 
 
 def _each_once(runs: Iterable[Path]) -> list[Path]:
     return list({run.resolve(): run for run in runs}.values())
-
-
-def _runs_at(path: Path) -> list[Path]:
-    if is_run(path):
-        return [path]
-    with _named_folder(path):
-        children = sorted(path.iterdir())
-    if runs := [child for child in children if is_run(child)]:
-        return runs
-    # What may be meant are the folders of a sweep.
-    below = []
-    for child in children:
-        # Nobody named a folder that cannot be read.
-        with suppress(OSError):
-            if not child.name.startswith(".") and child.is_dir() and any(map(is_run, child.iterdir())):
-                below.append(child)
-    advice = f"There are runs in {first_of(below, _MOST_NAMED)}: name these." if below else _WHAT_A_RUN_IS
-    raise ConfigError(f"{path}: no run in it. {advice}")
 
 
 @contextmanager

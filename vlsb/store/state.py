@@ -341,27 +341,26 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
     """
     paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
     checksums: dict[str, set[str]] = {}
-    for sample_id, checksum in _named_images(state):
-        if checksum is not None and sample_id in paths:
-            checksums.setdefault(paths[sample_id], set()).add(checksum)
-    pinned = {path: {p.sha256} for path, p in state.manifest.images.items() if p.sha256 is not None}
-    return pinned | checksums
 
+    def add(key: Key, checksum: str | None) -> None:
+        if checksum is not None and key.sample_id in paths:
+            checksums.setdefault(paths[key.sample_id], set()).add(checksum)
 
-def _named_images(state: RunState) -> Iterator[tuple[int, str | None]]:
     for key, response in state.responses.items():
-        yield key.sample_id, response.image_sha256
+        add(key, response.image_sha256)
     for key, checksum in state.failed_images.items():
         if key not in state.responses:
-            yield key.sample_id, checksum
+            add(key, checksum)
     for judged in state.judged.values():
         for key, verdict in judged.verdicts.items():
-            yield key.sample_id, verdict.image_sha256
+            add(key, verdict.image_sha256)
         for key, finding in judged.findings.items():
-            yield key.sample_id, finding.image_sha256
+            add(key, finding.image_sha256)
         for key, checksum in judged.failed_images.items():
             if key not in judged.verdicts and key not in judged.findings:
-                yield key.sample_id, checksum
+                add(key, checksum)
+    pinned = {path: {p.sha256} for path, p in state.manifest.images.items() if p.sha256 is not None}
+    return pinned | checksums
 
 
 def sent_data_digest(manifest: Manifest, sent: Mapping[str, set[str]]) -> str | None:

@@ -134,7 +134,14 @@ def summarize_state(
                     manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices
                 ),
             ),
-            retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
+            retirements=tuple(
+                dict.fromkeys(
+                    retirement.notice(endpoint.model, today)
+                    for settings in (manifest.settings, {} if entry is None else entry.settings)
+                    if (endpoint := asked_endpoint(settings)) is not None
+                    and (retirement := find_retirement(endpoint)) is not None
+                )
+            ),
             epochs=manifest.epochs,
             data_digest=sent_data_digest(manifest, images),
             target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
@@ -292,13 +299,6 @@ def _prices_differ(
         if then is not None and then.usd is not None and (now is None or now.usd != then.usd):
             cost = f"the {stage} cost ${then.usd:,.2f}"
             yield f"These prices are not those that the run was given: by those {cost}."
-
-
-def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
-    for settings in (manifest.settings, {} if judge is None else judge.settings):
-        endpoint = asked_endpoint(settings)
-        if endpoint is not None and (retirement := find_retirement(endpoint)) is not None:
-            yield retirement.notice(endpoint.model, today)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set[str]]) -> Iterator[str]:

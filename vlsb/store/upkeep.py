@@ -145,10 +145,19 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
 
 
 def _joined(parts: Sequence[Path], manifests: Sequence[Manifest]) -> Manifest:
+    """Join them. Raises ConfigError unless all asked the same target in the same way over the same data."""
     first, *others = manifests
     joined = first
     for part, other in zip(parts[1:], others, strict=True):
-        _require_parts(parts[0], first, part, other)
+        differing = list(setting_differences(first.settings, other.settings))
+        if first.epochs != other.epochs:
+            differing.append(f"epochs: {first.epochs} and {other.epochs}")
+        if dict(first.data) != dict(other.data):
+            differing.append("another copy of the data set")
+        if first.decision is not None and other.decision is not None:
+            differing += setting_differences(first.decision, other.decision)
+        if differing:
+            raise ConfigError(f"{part} is not a part of what {parts[0]} is one of: {'; '.join(differing)}.")
         ids = {row.sample_id for row in joined.samples}
         if shared := sorted(ids & {row.sample_id for row in other.samples}):
             raise ConfigError(
@@ -168,19 +177,6 @@ def _joined(parts: Sequence[Path], manifests: Sequence[Manifest]) -> Manifest:
         selection={"merged": [part.resolve().name for part in parts]},
         data_digest=None,
     )
-
-
-def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manifest) -> None:
-    """Raise ConfigError unless both asked the same target in the same way over the same data."""
-    differing = list(setting_differences(first.settings, other.settings))
-    if first.epochs != other.epochs:
-        differing.append(f"epochs: {first.epochs} and {other.epochs}")
-    if dict(first.data) != dict(other.data):
-        differing.append("another copy of the data set")
-    if first.decision is not None and other.decision is not None:
-        differing += setting_differences(first.decision, other.decision)
-    if differing:
-        raise ConfigError(f"{other_place} is not a part of what {place} is one of: {'; '.join(differing)}.")
 
 
 def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Manifest, draft: Path) -> None:
