@@ -73,6 +73,10 @@ crash-orders *args:
 io-errors *args:
     uv run python -m tests.simulation.io_errors "$@"
 
+# Plant small faults in what decides, one at a time, and see which of them the tests notice
+mutants *args:
+    uv run --group extras --group mutants python -m tests.mutants "$@"
+
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.proofs.chaos.matrix "$@"

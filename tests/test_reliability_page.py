@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from tests.mutants.listing import read, table
+
 PROJECT = Path(__file__).parents[1]
 PAGE = (PROJECT / "docs" / "explanation" / "reliability.md").read_text("utf-8")
 LINES = [line for line in PAGE.split("\n") if line.startswith("- ")]
@@ -38,3 +40,16 @@ def test_no_promise_is_made_twice() -> None:
     promises = [line.partition(" `test_")[0] for line in LINES]
 
     assert len(set(promises)) == len(promises)
+
+
+def test_the_score_of_a_modules_tests_is_the_one_that_was_measured_and_every_survivor_has_a_reason() -> None:
+    modules = read()
+
+    assert f"\n\n{table(modules)}\n" in PAGE
+    assert [each for module in modules.values() for each in module.survivors if len(each.why) < 20] == []
+    assert [
+        path
+        for module in modules.values()
+        for path in [module.path, *module.tests]
+        if not (PROJECT / path).exists()
+    ] == []

@@ -93,8 +93,7 @@ def behind_thought(text: Untrusted, opened_by: str) -> Untrusted:
     A thought that quotes the tag which ends it cannot be told from one that ends there: what follows is then
     no verdict, because the rest of the thought is part of it.
     """
-    thought, answer = split_thought(text.expose(), opened_by)
-    return text if thought is None else Untrusted(answer)
+    return Untrusted(split_thought(text.expose(), opened_by)[1])
 
 
 def begins_with_thought(text: Untrusted) -> bool:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.judging.verdicts import PARSERS, GuardReading, UnreadableVerdict, begins_with_refusal, parse_rating
+from vlsb.judging.verdicts import (
+    PARSERS,
+    GuardReading,
+    UnreadableVerdict,
+    begins_with_refusal,
+    parse_rating,
+    phrases_sha256,
+)
 from vlsb.records import Rating, Untrusted
 
 GOOD = {
@@ -179,3 +186,8 @@ def test_a_refusal_at_the_start_is_one(text: str) -> None:
 )
 def test_other_starts_are_none(text: str) -> None:
     assert not begins_with_refusal(Untrusted(text))
+
+
+def test_the_list_of_refusals_is_the_one_that_runs_were_judged_by() -> None:
+    """Another list is another judge, which resumes none of their runs: then this digest is written anew."""
+    assert phrases_sha256() == "9cf12b8748eb3b892c6298126b21b4a2b232cb9affd0f84fbf9b265c59000121"
