@@ -20,8 +20,16 @@ from vlsb.engines.leases import Surroundings
 from vlsb.errors import ConfigError
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.python_options import options_of, path_of, text_of
-from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
-from vlsb.evaluation.settings import Resolved, open_judging, open_target
+from vlsb.evaluation.session import (
+    Listeners,
+    Plan,
+    Prepared,
+    Resolved,
+    prepare,
+    prepare_judging,
+    run_turns,
+)
+from vlsb.evaluation.settings import open_judging, open_target
 from vlsb.extras import lacks_extra
 from vlsb.records import JUDGED, Failure, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object, to_rows
@@ -256,7 +264,7 @@ async def _carry_out(
             await asyncio.sleep(PROGRESS_EVERY_S)
 
     listeners = Listeners(say=lambda line: None, watch=watch, owns_signals=False)
-    end = await run_turns(resolved.turns(), listeners, prepare_first)
+    end = await run_turns(resolved, listeners, prepare_first)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

@@ -40,8 +40,17 @@ from vlsb.errors import (
 from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
 from vlsb.evaluation.named_models import run_directory
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.session import Listeners, Plan, Prepared, SessionEnd, prepare, prepare_judging, run_turns
-from vlsb.evaluation.settings import Resolved, judge_hosted, open_judging, open_target
+from vlsb.evaluation.session import (
+    Listeners,
+    Plan,
+    Prepared,
+    Resolved,
+    SessionEnd,
+    prepare,
+    prepare_judging,
+    run_turns,
+)
+from vlsb.evaluation.settings import judge_hosted, open_judging, open_target
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
@@ -113,10 +122,10 @@ class EngineHost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
-    """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
+    """What `vlsb run` or `vlsb judge` was asked to do.
 
-    `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
-    endpoint knows its name. Without `has_table` somebody else shows the numbers. With `calibrated` about so
+    `open` gives its plan, with an engine where it needs one. `run` is the one that is judged, None where a
+    target is asked. Without `has_table` somebody else shows the numbers. With `calibrated` about so
     many responses are judged first, and the rest only where the user agrees. Engines that are `hosted`
     outlive it.
     """
@@ -124,12 +133,24 @@ class SessionCommand:
     options: RunOptions
     open: PlanOpener
     prepare: Callable[[Plan, OnProgress], Prepared]
-    go_on: Sequence[str]
-    directory: Path | None
+    run: Path | None = None
     has_table: bool = True
     calibrated: int | None = None
     hosted: tuple[ServerRecord, ...] = ()
     spending: Spending = field(default_factory=Spending)
+
+    @property
+    def directory(self) -> Path | None:
+        """The run's directory; None while only an endpoint knows its name."""
+        return run_directory(self.options) if self.run is None else self.run
+
+    @property
+    def go_on(self) -> list[str]:
+        """The command that continues it."""
+        if self.run is None:
+            return _words_of_run(self.options)
+        calibrate = [] if self.calibrated is None else ["--calibrate", str(self.calibrated)]
+        return ["vlsb", "judge", str(self.run), *self.options.as_words(), *calibrate]
 
     def is_stored(self) -> bool:
         """Return whether the run holds anything that was answered."""
@@ -158,8 +179,7 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
 
 
 def _run_command(options: RunOptions) -> SessionCommand:
-    opened, words = partial(open_target, options), _words_of_run(options)
-    return SessionCommand(options, opened, prepare, words, run_directory(options))
+    return SessionCommand(options, partial(open_target, options), prepare)
 
 
 def _words_of_run(options: RunOptions, *more: str) -> list[str]:
@@ -191,15 +211,12 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
     if len(runs) != 1:
         raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
     require_extra("stats", "vlsb judge --calibrate")
-    command = _judge_command(runs[0], options)
-    go_on = [*command.go_on, "--calibrate", str(n)]
-    command = replace(command, go_on=go_on, calibrated=n)
+    command = replace(_judge_command(runs[0], options), calibrated=n)
     return _in_one_loop([command], Screen(quiet=options.display == "none"))
 
 
 def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
-    words = ["vlsb", "judge", str(run), *options.as_words()]
-    return SessionCommand(options, partial(open_judging, run, options), prepare_judging, words, run)
+    return SessionCommand(options, partial(open_judging, run, options), prepare_judging, run)
 
 
 def _in_one_loop(
@@ -348,7 +365,7 @@ async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
     allowed = FailOnError.parse(command.options.fail_on_error)
     plan, end = await _spend(command, screen)
     if plan.only is not None and end.reason is None:
-        rest = _judge_command(plan.directory, command.options).go_on
+        rest = replace(command, calibrated=None).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
         return _Ended(None, can_go_on=False)
     is_judging = plan.target is None
@@ -403,12 +420,13 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
-
-            async def carry_out_all(resolved: Resolved) -> SessionEnd:
-                return await run_turns(
-                    resolved.turns(), listeners, command.prepare, display.on_progress, command.spending
-                )
-
+            carry_out_all = partial(
+                run_turns,
+                listeners=listeners,
+                prepare_first=command.prepare,
+                on_progress=display.on_progress,
+                spending=command.spending,
+            )
             if (n := command.calibrated) is not None:
                 part = await in_thread(lambda _: calibration_part(plan, n))
                 end = await carry_out_all(replace(resolved, plan=part))

@@ -103,8 +103,8 @@ def check_start(model: ModelProfile, wishes: Wishes, engine: Engine | None, mach
     ServerError, ConfigError, AuthenticationError or StoreError.
     """
     check_driver(model.engine, engine, machine.listing)
-    check_architecture(model, wishes, engine)
     settings = known_settings(model, wishes)
+    check_architecture(model, settings, engine)
     weights = weights_to_load(model, wishes)
     if not settings.get("trust-remote-code"):
         require_no_code(model, weights[0])
@@ -136,10 +136,13 @@ def driver_obstacle(pin: EnginePin, engine: Engine | None, listing: GpuListing) 
     return Obstacle(error, f"needs CUDA {cuda}, and the driver runs CUDA up to {listing.cuda}: update it")
 
 
-def check_architecture(model: ModelProfile, wishes: Wishes, engine: Engine | None) -> None:
-    """Raise ConfigError where the engine, or the one to be installed, does not know the architecture."""
+def check_architecture(model: ModelProfile, settings: Mapping[str, Any], engine: Engine | None) -> None:
+    """Raise ConfigError where the engine, or the one to be installed, does not know the architecture.
+
+    `settings` are those of `known_settings`.
+    """
     is_newest = model.engine == CURRENT and model.source_architecture is None
-    if model.architecture and is_newest and "model-impl" not in known_settings(model, wishes):
+    if model.architecture and is_newest and "model-impl" not in settings:
         served = None if engine is None else engine_architectures(engine)
         require_served(model.name, model.architecture, served or shipped_architectures())
 

@@ -21,7 +21,7 @@ from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_bytes, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
 from vlsb.engines.llava.convert import servable_folder
-from vlsb.engines.placement import with_free_gpus
+from vlsb.engines.placement import known_settings, with_free_gpus
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
 from vlsb.engines.prompt_check import check_own_prompt, check_parity, expected_ids
 from vlsb.engines.registry import (
@@ -369,7 +369,7 @@ async def ready_engine(
         )
     except EngineMissingError as error:
         check_driver(pin, None, listing)
-        check_architecture(model, wishes, None)
+        check_architecture(model, known_settings(model, wishes), None)
         size = engine_bytes(pin, has_gpu=has_gpu)
         if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
             raise

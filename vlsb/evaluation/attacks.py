@@ -18,8 +18,7 @@ from vlsb.endpoints.retry import EngineGuard
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import VlsbError
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
-from vlsb.evaluation.session import Plan
-from vlsb.evaluation.settings import Resolved
+from vlsb.evaluation.session import Plan, Resolved
 from vlsb.judging.judge import Judge
 from vlsb.records import (
     Failure,

@@ -15,14 +15,7 @@ from vlsb.data import Selection, load_named, select
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
-from vlsb.evaluation.named_models import (
-    Judges,
-    NamedTarget,
-    engine_wishes,
-    is_demo,
-    judge_wishes,
-    resolve_judges,
-)
+from vlsb.evaluation.named_models import Judges, NamedTarget, engine_wishes, judge_wishes, resolve_judges
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.protocol import ENGINE_FACT
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
@@ -122,12 +115,12 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
     settings = target.settings(options)
     if target.is_local:
         settings = _on_engine_as(settings, target.profile, engine_wishes(options), recorded)
-    judges = Judges() if options.no_judge else resolve_judges(options, is_demo=is_demo(options))
+    judges = Judges() if options.no_judge else resolve_judges(options, is_demo=options.is_demo)
     return Plan(
         directory=run,
         target=settings,
         judges=judges.setups,
-        data_root=data_root_of(options, run, is_simulated=is_demo(options)),
+        data_root=data_root_of(options, run, is_simulated=options.is_demo),
         dataset=options.dataset,
         selection=selection_of(options),
         policy=policy_of(options),

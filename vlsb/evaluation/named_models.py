@@ -13,9 +13,11 @@ from vlsb.endpoints.client import list_models
 from vlsb.endpoints.credentials import Credentials, load_credentials
 from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.checkpoint import identify
+from vlsb.engines.leases import Wanted
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.errors import ConfigError, UnknownModelError, UnreachableError
-from vlsb.evaluation.options import OF_EACH_JUDGE, ONLY_ENGINES, RunOptions, as_flag, parse_headers
+from vlsb.errors import ConfigError, SeveralErrors, UnknownModelError, UnreachableError, VlsbError
+from vlsb.evaluation.clients import TARGET
+from vlsb.evaluation.options import DEMO, OF_EACH_JUDGE, ONLY_ENGINES, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import SEES_BOTH, body_fields, judge_settings
 from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
@@ -31,13 +33,13 @@ from vlsb.models.providers import (
     thinking_fields,
 )
 from vlsb.records import Untrusted
+from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_same
 
 _Value = TypeVar("_Value")
+_Part = TypeVar("_Part")
 # A judge reads the template, a question and a response besides what it writes.
 _JUDGE_CONTEXT_TOKENS = 2048
-DEMO = "demo"
-"""The model that the simulator plays, as target and as judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _resolve(options: RunOptions, name: str, place: int, kinds: Mapping[str, Jud
         system_prompt=system_prompt,
         rpm=rpm,
         tpm=tpm,
-        sees_reasoning=options.choice("judge_sees", "answer", SEES_BOTH) == SEES_BOTH,
+        sees_reasoning=options.judge_sees == SEES_BOTH,
         thinks=asks_to_think(extra),
     )
     return ResolvedJudge("", JudgeSetup(kind, settings), profile, place, is_typed=bool(options.judge))
@@ -243,7 +245,7 @@ class NamedTarget:
         endpoint = config.Endpoint(self.name, ENGINE_URL)
         if not self.is_local:
             endpoint = _hosted_endpoint(options, self.name or _ONLY_MODEL)
-        if options.choice("thinking", "auto", "off", "on") != "auto":
+        if options.thinking != "auto":
             extra = _union(thinking_fields(endpoint, thinks=options.thinking == "on"), extra)
         chosen: dict[str, Any] = {
             name: value
@@ -264,13 +266,122 @@ class NamedTarget:
         )
 
 
+class Problems:
+    """What is wrong with options that do not depend on each other, found in one go."""
+
+    def __init__(self) -> None:
+        self._errors: list[VlsbError] = []
+
+    def of(self, part: Callable[[], _Part], instead: _Part) -> _Part:
+        """Return what the part gives. Where it raises, go on with another value until `raise_if_any`."""
+        try:
+            return part()
+        except VlsbError as error:
+            self.add(error)
+            return instead
+
+    def add(self, error: VlsbError) -> None:
+        """Keep one that was found elsewhere."""
+        self._errors.append(error)
+
+    def raise_if_any(self) -> None:
+        """Raise the problem, or all of them as one error."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise SeveralErrors(self._errors)
+
+
+class NamedModels(NamedTuple):
+    """Target and judges as options name them, the run's directory, and the engines they need, by name."""
+
+    target: config.ModelSettings | None
+    judges: Judges
+    directory: Path
+    wanted: Mapping[str, Wanted]
+
+
+async def resolve_models(
+    options: RunOptions, environment: Mapping[str, str], problems: Problems
+) -> NamedModels:
+    """Resolve the models of `vlsb run`. Raises ConfigError or AccessError; `problems` has what else is wrong.
+
+    An endpoint without a model's name is asked for its only one.
+    """
+    # A checkpoint and templates are read from disks that may take their time.
+    target = await in_thread(lambda _: NamedTarget.identified(options))
+    if target.is_local and options.replicas > 1 and options.keep_server:
+        raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
+    if not target.name:
+        try:
+            target = replace(target, name=await only_model(options, environment))
+        except VlsbError as error:
+            problems.add(error)
+
+    def resolve(_: OnProgress) -> NamedModels:
+        settings = problems.of(lambda: target.settings(options), None) if target.name else None
+        parent = options.output_dir
+        directory = problems.of(lambda: parent / run_name(options, target.name), parent)
+        judges = Judges()
+        if not options.no_judge:
+            judges = problems.of(lambda: resolve_judges(options, is_demo=options.is_demo), judges)
+        wanted = problems.of(lambda: wanted_engines(options, judges, target), dict[str, Wanted]())
+        return NamedModels(settings, judges, directory, wanted)
+
+    return await in_thread(resolve)
+
+
+def wanted_engines(
+    options: RunOptions, judges: Judges, target: NamedTarget | None = None
+) -> dict[str, Wanted]:
+    """Return what engines the local models need, by the names of the session. Raises ConfigError."""
+    wanted: dict[str, Wanted] = {}
+    if target is not None and target.is_local:
+        wishes, is_kept = engine_wishes(options), options.keep_server
+        wanted[TARGET] = Wanted(target.profile, wishes, options.replicas, is_judge=False, is_kept=is_kept)
+    for name, model in judges.local.items():
+        if target is None:
+            wanted[name] = Wanted(model, judge_wishes(options), options.replicas)
+        else:
+            # GPUs, settings and replicas were said of the target's engine.
+            wanted[name] = Wanted(model, replace(judge_wishes(options), gpus=GpuLease(), settings={}))
+    return wanted
+
+
+def engine_wishes(options: RunOptions) -> Wishes:
+    """Return what options ask of a target's engine."""
+    return Wishes(
+        weights=options.weights,
+        revision=options.revision,
+        settings=options.engine_settings,
+        gpus=GpuLease.parse(options.gpus),
+        lora=Lora.parse(options.lora),
+        thinks={"on": True, "off": False}.get(options.thinking),
+        max_tokens=options.max_tokens,
+        engine=options.engine,
+        engine_options=options.engine_options,
+        start_timeout_s=options.start_timeout,
+    )
+
+
+def judge_wishes(options: RunOptions) -> Wishes:
+    """Return what options ask of a judge's engine."""
+    return Wishes(
+        engine=options.engine,
+        settings=options.engine_settings,
+        max_tokens=_JUDGE_CONTEXT_TOKENS,
+        start_timeout_s=options.start_timeout,
+        gpus=GpuLease.parse(options.gpus),
+    )
+
+
 def hosted_target(options: RunOptions) -> config.ModelSettings | None:
     """Return how a target is asked that somebody else serves; None for a local model or the simulator.
 
     Raises ConfigError or AccessError for a target that nobody knows.
     """
     target = NamedTarget.of(options)
-    return None if target.is_local or is_demo(options) else target.settings(options)
+    return None if target.is_local or options.is_demo else target.settings(options)
 
 
 def model_name(options: RunOptions) -> str:
@@ -290,11 +401,6 @@ def model_name(options: RunOptions) -> str:
     if not model and not options.base_url:
         raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
     return model if options.base_url else plain_name(model)
-
-
-def is_demo(options: RunOptions) -> bool:
-    """Return whether the simulator plays the target."""
-    return not options.base_url and (options.model or "").strip() == DEMO
 
 
 def run_directory(options: RunOptions) -> Path | None:
@@ -371,33 +477,6 @@ async def require_one_model(
                 detail=Untrusted(", ".join(names[:10])),
                 advice="Every --base-url must serve the same model.",
             )
-
-
-def engine_wishes(options: RunOptions) -> Wishes:
-    """Return what options ask of a target's engine."""
-    return Wishes(
-        weights=options.weights,
-        revision=options.revision,
-        settings=options.engine_settings(),
-        gpus=GpuLease.parse(options.gpus),
-        lora=Lora.parse(options.lora),
-        thinks={"on": True, "off": False}.get(options.thinking),
-        max_tokens=options.max_tokens,
-        engine=options.engine,
-        engine_options=options.engine_options,
-        start_timeout_s=options.start_timeout,
-    )
-
-
-def judge_wishes(options: RunOptions) -> Wishes:
-    """Return what options ask of a judge's engine."""
-    return Wishes(
-        engine=options.engine,
-        settings=options.engine_settings(),
-        max_tokens=_JUDGE_CONTEXT_TOKENS,
-        start_timeout_s=options.start_timeout,
-        gpus=GpuLease.parse(options.gpus),
-    )
 
 
 class RateAccount(NamedTuple):

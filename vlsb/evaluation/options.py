@@ -61,6 +61,8 @@ _NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
 _MAY_BE_PATHS = ("model", "judge", "name", "weights", "engine")
 # What Linux takes: NAME_MAX, and PATH_MAX less its closing null.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
+DEMO = "demo"
+"""The model that the simulator plays, as target and as judge."""
 OF_EACH_JUDGE = (
     *("judge", "judge_base_url", "judge_api_key_env"),
     *("judge_max_connections", "judge_rpm", "judge_tpm"),
@@ -321,6 +323,7 @@ class RunOptions:
             "Who speaks HTTP: our fast transport, or httpx's (auto: httpx's behind a proxy).",
             HelpPanel.SPEED,
             metavar="auto|httpx",
+            choices=("auto", "wire", "httpx"),
         ),
     ] = "auto"
     profile: Annotated[
@@ -458,7 +461,7 @@ class RunOptions:
         Option(
             "Ask the target to reason before it answers, or not to; auto leaves it as it is.",
             HelpPanel.PROTOCOL,
-            metavar="auto|off|on",
+            choices=("auto", "off", "on"),
         ),
     ] = "auto"
     system_prompt: Annotated[
@@ -473,7 +476,7 @@ class RunOptions:
         Option(
             "Whether the judge is shown the target's reasoning too.",
             HelpPanel.PROTOCOL,
-            metavar="answer|reasoning+answer",
+            choices=("answer", "reasoning+answer"),
         ),
     ] = "answer"
     target_field: Annotated[
@@ -496,7 +499,7 @@ class RunOptions:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        """Refuse numbers without an end, and a key in the place of a variable's name.
+        """Refuse numbers without an end, words an option does not take, and keys in place of variables.
 
         From here on names are shown and stored.
         """
@@ -506,6 +509,9 @@ class RunOptions:
                 object.__setattr__(self, name, () if value is None else (value,))
         for field in fields(self):
             flag, value = as_flag(field.name), getattr(self, field.name)
+            choices: tuple[str, ...] = get_args(field.type)[1].choices
+            if choices and value not in choices:
+                raise ConfigError(f"{flag} {value}: not one of {', '.join(choices)}.")
             for each in value if isinstance(value, tuple) else (value,):
                 if isinstance(each, float) and not math.isfinite(each):
                     raise ConfigError(f"{flag} {each}: not a finite number.")
@@ -523,15 +529,14 @@ class RunOptions:
             if pairs := getattr(self, name):
                 parse_headers(as_flag(name), pairs)
 
-    def choice(self, name: str, *choices: str) -> str:
-        """Return the value of an option with a closed list. Raises ConfigError for any other."""
-        value: str = getattr(self, name)
-        if value not in choices:
-            raise ConfigError(f"{as_flag(name)} {value}: not one of {', '.join(choices)}.")
-        return value
+    @property
+    def is_demo(self) -> bool:
+        """Whether the simulator plays the target."""
+        return not self.base_url and (self.model or "").strip() == DEMO
 
+    @property
     def engine_settings(self) -> dict[str, Any]:
-        """Return the options of `vllm serve` that were given, by its names."""
+        """The options of `vllm serve` that were given, by its names."""
         given = {name.replace("_", "-"): getattr(self, name) for name in _TO_ENGINE}
         return {name: value for name, value in given.items() if value is not None and value is not False}
 

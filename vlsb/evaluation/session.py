@@ -7,7 +7,7 @@ drift); `run_session` spends money. All leave the directory valid on every path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb._version import __version__
-from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
+from vlsb.config import FORECAST_SAMPLES, Endpoint, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, load_named, select
 from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.client import EndpointClient
@@ -25,7 +25,7 @@ from vlsb.endpoints.rates import Accounts
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane
-from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
+from vlsb.evaluation.clients import TARGET, ClientSetup, guess_dialect, open_clients, tell_of_engine
 from vlsb.evaluation.pipeline import Pipeline, SampleWork, SentImages, Target
 from vlsb.evaluation.progress import ModelView, Progress, judge_names
 from vlsb.evaluation.protocol import (
@@ -60,6 +60,7 @@ from vlsb.store.store import Aim, Pending, RunStore, open_for_judging, open_run,
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import Leases
+    from vlsb.engines.leases import Leased, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,60 @@ class Turn(NamedTuple):
     plan: Plan
     credentials: Mapping[str, Credentials]
     engines: Mapping[str, Leases]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A plan, the credentials it needs, and the engines that its local models want and have.
+
+    All are by the names that the session gives target and judges; `alone` are the judges that have to wait
+    until the GPU is free.
+    """
+
+    plan: Plan
+    credentials: Mapping[str, Credentials]
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    engines: Mapping[str, Leases] = field(default_factory=dict)
+    alone: tuple[str, ...] = ()
+
+    def on_engines(self, leased: Mapping[str, Leased]) -> Resolved:
+        """Ask target and judges on the engines of local models; one that is alone works by itself later."""
+        target, judges, credentials = self.plan.target, list(self.plan.judges), {**self.credentials}
+        names = judge_names(len(judges))
+        for name, (leases, _) in leased.items():
+            engine = leases[0]
+            endpoint = Endpoint(engine.served_name, engine.base_url)
+            facts, deviations = engine.facts, engine.deviations
+            credentials[name] = engine.credentials
+            if name == TARGET:
+                assert target is not None
+                target = replace(target, endpoint=endpoint, engine=facts, deviations=deviations)
+            else:
+                kind, asked = judges[names.index(name)]
+                asked = replace(asked, endpoint=endpoint, engine=facts, deviations=deviations)
+                judges[names.index(name)] = JudgeSetup(kind, asked)
+        return replace(
+            self,
+            plan=replace(self.plan, target=target, judges=tuple(judges)),
+            credentials=credentials,
+            engines={name: each.leases for name, each in leased.items()},
+            alone=tuple(name for name, each in leased.items() if each.waits),
+        )
+
+    def turns(self) -> list[Turn]:
+        """Return the sessions that this takes: who works at once, then each that is alone."""
+        if not self.alone:
+            return [Turn(self.plan, self.credentials, self.engines)]
+        first = replace(self.plan, idle=frozenset(self.alone))
+        turns = []
+        if first.target is not None or not first.only_collects:
+            credentials = {name: each for name, each in self.credentials.items() if name not in self.alone}
+            engines = {name: each for name, each in self.engines.items() if name not in self.alone}
+            turns.append(Turn(first, credentials, engines))
+        for name in self.alone:
+            later = replace(self.plan, target=None, judges=(self.plan.named_judges[name],), is_resume=True)
+            turns.append(Turn(later, {"judge": self.credentials[name]}, {"judge": self.engines[name]}))
+        return turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,7 +625,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
 
 
 async def run_turns(
-    turns: Sequence[Turn],
+    resolved: Resolved,
     listeners: Listeners,
     prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: OnProgress = ignore,
@@ -582,7 +637,7 @@ async def run_turns(
     """
     ends: list[SessionEnd] = []
     spending = Spending() if spending is None else spending
-    for plan, credentials, engines in turns:
+    for plan, credentials, engines in resolved.turns():
         prepare_it = prepare_judging if ends else prepare_first
         prepared = await in_thread(partial(prepare_it, plan), on_progress)
         ends.append(await run_session(prepared, credentials, listeners, engines, spending=spending))

@@ -1,113 +1,47 @@
-"""From options to a plan, with everything that can be known to be wrong before anything is spent.
+"""From options to an open plan: whatever keeps a session from starting is found before anything is spent.
 
 The options are those of `vlsb run` and `vlsb judge`; messages name them as they are typed there.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vlsb import config
 from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
-from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
-from vlsb.engines.lease import Leases
-from vlsb.engines.leases import Leased, Surroundings, Wanted, host_engines, lease_engines
-from vlsb.engines.plan import GpuLease
+from vlsb.engines.leases import Surroundings, Wanted, host_engines, lease_engines
 from vlsb.engines.registry import ServerRecord
-from vlsb.errors import ConfigError, DatasetError, RunMismatchError, SeveralErrors, VlsbError
+from vlsb.errors import ConfigError, DatasetError, RunMismatchError
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.named_models import (
     Judges,
-    NamedTarget,
-    engine_wishes,
-    is_demo,
-    judge_wishes,
-    only_model,
+    NamedModels,
+    Problems,
     require_one_model,
     resolve_judges,
-    run_name,
+    resolve_models,
+    wanted_engines,
 )
 from vlsb.evaluation.options import RunOptions, as_flag
-from vlsb.evaluation.progress import judge_names
-from vlsb.evaluation.session import Plan, Turn
+from vlsb.evaluation.session import Plan, Resolved
 from vlsb.extras import require_extra
-from vlsb.judging.kinds import JudgeSetup
 from vlsb.models.prices import load_prices
-from vlsb.models.profile import ModelProfile
 from vlsb.models.providers import ENGINE_URL, find_batch_api
 from vlsb.records import JUDGED, VLSBENCH, Outcome
 from vlsb.steps import in_thread, threaded
 from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
 
-_Part = TypeVar("_Part")
 # Options that a plan has as they were typed, under the same name.
 _AS_TYPED = (
     *("skip_bad_images", "accept_changed_images", "ca_bundle", "batch_again", "max_requests", "max_cost"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A plan, the credentials it needs, its local models, and the engines that are leased for them.
-
-    All are by the names that the session gives target and judges; `alone` are the judges that have to wait
-    until the GPU is free.
-    """
-
-    plan: Plan
-    credentials: Mapping[str, Credentials]
-    local: Mapping[str, ModelProfile] = field(default_factory=dict)
-    engines: Mapping[str, Leases] = field(default_factory=dict)
-    alone: tuple[str, ...] = ()
-
-    def on_engines(self, leased: Mapping[str, Leased]) -> Resolved:
-        """Ask local models on the engines that are leased for them."""
-        plan, credentials = self.plan, dict(self.credentials)
-        places = {name: number for number, name in enumerate(judge_names(len(plan.judges)))}
-        for name, ((engine, *_), _) in leased.items():
-            credentials[name] = engine.credentials
-            changes: dict[str, Any] = {
-                "endpoint": config.Endpoint(engine.served_name, engine.base_url),
-                "engine": engine.facts,
-                "deviations": engine.deviations,
-            }
-            if name == TARGET:
-                assert plan.target is not None
-                plan = replace(plan, target=replace(plan.target, **changes))
-            else:
-                judges = list(plan.judges)
-                kind, settings = judges[places[name]]
-                judges[places[name]] = JudgeSetup(kind, replace(settings, **changes))
-                plan = replace(plan, judges=tuple(judges))
-        return replace(
-            self,
-            plan=plan,
-            credentials=credentials,
-            engines={name: each.leases for name, each in leased.items()},
-            alone=tuple(name for name, each in leased.items() if each.waits),
-        )
-
-    def turns(self) -> list[Turn]:
-        """Return the sessions that this takes: who works at once, then each that is alone."""
-        if not self.alone:
-            return [Turn(self.plan, self.credentials, self.engines)]
-        first = replace(self.plan, idle=frozenset(self.alone))
-        turns = []
-        if first.target is not None or not first.only_collects:
-            credentials = {name: each for name, each in self.credentials.items() if name not in self.alone}
-            engines = {name: each for name, each in self.engines.items() if name not in self.alone}
-            turns.append(Turn(first, credentials, engines))
-        for name in self.alone:
-            later = replace(self.plan, target=None, judges=(self.plan.named_judges[name],), is_resume=True)
-            turns.append(Turn(later, {"judge": self.credentials[name]}, {"judge": self.engines[name]}))
-        return turns
 
 
 @asynccontextmanager
@@ -117,15 +51,17 @@ async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncI
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
     resolved = await resolve_run(options, surroundings.environment)
-    if TARGET not in resolved.local:
+    plan = resolved.plan
+    if TARGET not in resolved.wanted:
         await require_one_model(
-            resolved.plan.models[TARGET],
+            plan.models[TARGET],
             resolved.credentials[TARGET],
-            ca_bundle=options.ca_bundle,
+            ca_bundle=plan.ca_bundle,
             say=surroundings.say,
         )
     async with AsyncExitStack() as held:
-        yield await _with_engines(resolved, options, surroundings, held)
+        leased = await lease_engines(resolved.wanted, surroundings, held, max_restarts=options.max_restarts)
+        yield resolved.on_engines(leased)
 
 
 @asynccontextmanager
@@ -134,28 +70,11 @@ async def open_judging(
 ) -> AsyncIterator[Resolved]:
     """Open the plan of `vlsb judge RUN`, or of its judges alone without a run, with leases of engines."""
     resolved = await resolve_judging(run, options, surroundings.environment)
-    if options.replicas > 1 and not resolved.local:
+    if options.replicas > 1 and not resolved.wanted:
         raise ConfigError("--replicas is for engines that vlsb starts, and no judge is a local model.")
     async with AsyncExitStack() as held:
-        yield await _with_engines(resolved, options, surroundings, held)
-
-
-async def _with_engines(
-    resolved: Resolved, options: RunOptions, surroundings: Surroundings, held: AsyncExitStack
-) -> Resolved:
-    wanted: dict[str, Wanted] = {}
-    for name, model in resolved.local.items():
-        if name == TARGET:
-            wishes = engine_wishes(options)
-            is_kept = options.keep_server
-            wanted[name] = Wanted(model, wishes, options.replicas, is_judge=False, is_kept=is_kept)
-        elif resolved.plan.target is None:
-            wanted[name] = Wanted(model, judge_wishes(options), options.replicas)
-        else:
-            # GPUs, settings and replicas were said of the target's engine.
-            wanted[name] = Wanted(model, replace(judge_wishes(options), gpus=GpuLease(), settings={}))
-    leased = await lease_engines(wanted, surroundings, held, max_restarts=options.max_restarts)
-    return resolved.on_engines(leased)
+        leased = await lease_engines(resolved.wanted, surroundings, held, max_restarts=options.max_restarts)
+        yield resolved.on_engines(leased)
 
 
 @asynccontextmanager
@@ -167,57 +86,42 @@ async def judge_hosted(
     Without a local judge, or with several, which may not fit beside each other, nothing is started here.
     Raises as `engine_lease`.
     """
-    local = list((await in_thread(lambda _: resolve_judges(options))).local.values())
-    if len(local) != 1:
+    wanted = await in_thread(lambda _: wanted_engines(options, resolve_judges(options)))
+    if len(wanted) != 1:
         yield ()
         return
-    wanted = Wanted(local[0], judge_wishes(options), options.replicas)
-    async with host_engines(wanted, surroundings) as servers:
+    (judge,) = wanted.values()
+    async with host_engines(judge, surroundings) as servers:
         yield servers
 
 
 async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
-    """Make the plan of `vlsb run`. Raises ConfigError or AccessError.
-
-    An endpoint without a model's name is asked for its only one.
-    """
-    target = await threaded(NamedTarget.identified)(options)
-    if target.is_local and options.replicas > 1 and options.keep_server:
-        raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
+    """Make the plan of `vlsb run`. Raises ConfigError or AccessError."""
     refuse_keys(options, environment)
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    problems = _Problems()
-    if not target.name:
-        try:
-            target = replace(target, name=await only_model(options, environment))
-        except VlsbError as error:
-            problems.add(error)
-    return await _resolve_run(options, environment, target, problems)
+    problems = Problems()
+    models = await resolve_models(options, environment, problems)
+    return await _plan_run(options, environment, models, problems)
 
 
-# Templates and the data set's folder are read from disks that may take their time.
+# The data set's folder is read from disks that may take their time.
 @threaded
-def _resolve_run(
-    options: RunOptions, environment: Mapping[str, str], target: NamedTarget, problems: _Problems
+def _plan_run(
+    options: RunOptions, environment: Mapping[str, str], models: NamedModels, problems: Problems
 ) -> Resolved:
-    asked = problems.of(lambda: target.settings(options), None) if target.name else None
-    directory = problems.of(lambda: options.output_dir / run_name(options, target.name), options.output_dir)
-    judges = Judges()
-    if not options.no_judge:
-        judges = problems.of(lambda: resolve_judges(options, is_demo=is_demo(options)), judges)
-    run = directory if options.resume else None
-    settings = _shared_settings(options, run, is_simulated=is_demo(options), problems=problems)
+    run = models.directory if options.resume else None
+    settings = _shared_settings(options, run, is_simulated=options.is_demo, problems=problems)
     selection = problems.of(lambda: selection_of(options), Selection())
-    models = ({} if asked is None else {TARGET: asked}) | judges.models
-    credentials = _credentials(models, environment, problems)
+    asked = ({} if models.target is None else {TARGET: models.target}) | models.judges.models
+    credentials = _credentials(asked, environment, problems)
     problems.raise_if_any()
     plan = Plan(
-        directory=directory,
-        target=asked,
-        judges=judges.setups,
+        directory=models.directory,
+        target=models.target,
+        judges=models.judges.setups,
         selection=selection,
         epochs=options.epochs,
         is_resume=options.resume,
@@ -226,7 +130,7 @@ def _resolve_run(
     )
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, ({TARGET: target.profile} if target.is_local else {}) | judges.local)
+    return Resolved(plan, credentials, models.wanted)
 
 
 @threaded
@@ -241,8 +145,9 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
         require_run(run)
         manifest = read_manifest(run)
         is_simulated, options = manifest.simulated, replace(options, dataset=manifest.dataset)
-    problems = _Problems()
+    problems = Problems()
     judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), Judges())
+    wanted = problems.of(lambda: wanted_engines(options, judges), dict[str, Wanted]())
     settings = _shared_settings(options, run, is_simulated=is_simulated, problems=problems)
     credentials = _credentials(judges.models, environment, problems)
     problems.raise_if_any()
@@ -255,7 +160,7 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
     )
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, judges.local)
+    return Resolved(plan, credentials, wanted)
 
 
 def refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:
@@ -297,41 +202,15 @@ def _require_batches(plan: Plan) -> None:
         raise ConfigError("--batch-again goes with --batch.")
 
 
-class _Problems:
-    """What is wrong with options that do not depend on each other, found in one go."""
-
-    def __init__(self) -> None:
-        self._errors: list[VlsbError] = []
-
-    def of(self, part: Callable[[], _Part], instead: _Part) -> _Part:
-        """Return what the part gives. Where it raises, go on with another value until `raise_if_any`."""
-        try:
-            return part()
-        except VlsbError as error:
-            self.add(error)
-            return instead
-
-    def add(self, error: VlsbError) -> None:
-        """Keep one that was found elsewhere."""
-        self._errors.append(error)
-
-    def raise_if_any(self) -> None:
-        """Raise the problem, or all of them as one error."""
-        if len(self._errors) == 1:
-            raise self._errors[0]
-        if self._errors:
-            raise SeveralErrors(self._errors)
-
-
 def _shared_settings(
-    options: RunOptions, run: Path | None, *, is_simulated: bool, problems: _Problems
+    options: RunOptions, run: Path | None, *, is_simulated: bool, problems: Problems
 ) -> dict[str, Any]:
     """Return the fields of a plan that `vlsb run` and `vlsb judge` share; `run` is one that may go on."""
     return {
         "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
         "policy": policy_of(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
-        "transport": problems.of(lambda: options.choice("transport", *TRANSPORTS), options.transport),
+        "transport": options.transport,
         "profile": problems.of(lambda: _profile(options), None),
         "dataset": options.dataset,
         "prices": problems.of(lambda: load_prices(options.prices), load_prices()),
@@ -341,7 +220,7 @@ def _shared_settings(
 
 
 def _credentials(
-    models: Mapping[str, config.ModelSettings], environment: Mapping[str, str], problems: _Problems
+    models: Mapping[str, config.ModelSettings], environment: Mapping[str, str], problems: Problems
 ) -> dict[str, Credentials]:
     return {
         name: problems.of(
