@@ -73,6 +73,13 @@ class Shell:
         self.type(f"{python} -c 'import {', '.join(modules)}'")
 
 
+def lines_of(example: str) -> int:
+    """Count the lines of a whole package of `examples/`, its pyproject.toml among them."""
+    files = (PROJECT / "examples" / example).rglob("*")
+    kinds = (".py", ".toml", ".yaml")
+    return sum(len(each.read_text().splitlines()) for each in files if each.suffix in kinds)
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     """A shell beside a clone. A uv and a pip of ours without an index cannot install anything."""
@@ -209,7 +216,7 @@ def test_a_package_of_judges_is_installed_beside_vlsb(shell: Shell, clone: Path)
     listed = shell.type("env/bin/vlsb judges --format json")
 
     assert '"brief"' in listed
-    assert len((PROJECT / "examples/judge/vlsb_brief_judge/brief.yaml").read_text().splitlines()) <= 40
+    assert lines_of("judge") <= 40
 
 
 def test_a_package_of_a_data_set_is_installed_beside_vlsb(shell: Shell, clone: Path) -> None:
@@ -221,6 +228,7 @@ def test_a_package_of_a_data_set_is_installed_beside_vlsb(shell: Shell, clone: P
     shell.type("env/bin/vlsb run --model demo --dataset road-signs --data-root signs --name signs")
 
     assert "the data set road-signs, not of VLSBench" in shell.type("env/bin/vlsb report outputs")
+    assert lines_of("dataset") <= 40
 
 
 def test_a_package_of_a_format_is_installed_beside_vlsb(shell: Shell, clone: Path) -> None:
@@ -238,4 +246,4 @@ def test_a_package_of_a_format_is_installed_beside_vlsb(shell: Shell, clone: Pat
     assert ranks == ""
     assert "<caption>Ranks by safe rate" in (shell.folder / "ranks.html").read_text()
     assert refused.rstrip().endswith("not one of table, json, csv, markdown, latex, parquet, official, html.")
-    assert len((PROJECT / "examples/format/vlsb_html_tables/__init__.py").read_text().splitlines()) <= 40
+    assert lines_of("format") <= 40

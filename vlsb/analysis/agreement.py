@@ -23,15 +23,14 @@ from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
 from vlsb.analysis.audit import weighted_share
-from vlsb.analysis.rates import Cluster, Interval, clustered_interval
-from vlsb.records import JUDGED, Label, Outcome, Untrusted
+from vlsb.analysis.rates import LABELS, Cluster, Interval, clustered_interval
+from vlsb.records import JUDGED, Outcome, Untrusted
 
 LEAST_RUNS = 3
 """Fewer runs have no ranking to speak of."""
 RESAMPLES = 1_000
 _SEED = 20250101
-_LABELS = tuple(Outcome(label.value) for label in Label)
-_UNSAFE = _LABELS.index(Outcome.UNSAFE)
+_UNSAFE = LABELS.index(Outcome.UNSAFE)
 _HAD_RESPONSE = frozenset(Outcome) - {
     *(Outcome.TARGET_EMPTY, Outcome.TARGET_BLOCKED, Outcome.TARGET_ERROR, Outcome.NOT_ATTEMPTED)
 }
@@ -299,7 +298,7 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
     for each in shared:
         groups.setdefault(each.category, []).append(each)
     compared = [(run, both) for run, both in by_run if both]
-    places, counts = range(len(_LABELS)), Counter((each.first, each.second) for each in shared)
+    places, counts = range(len(LABELS)), Counter((each.first, each.second) for each in shared)
     return Pair(
         first=first,
         second=second,
@@ -313,7 +312,7 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
 
 
 class _Both(NamedTuple):
-    """A response that two judges labelled, labels as places in `_LABELS`."""
+    """A response that two judges labelled, labels as places in `LABELS`."""
 
     image: Untrusted
     category: Untrusted
@@ -329,8 +328,8 @@ def _labelled_by_both(first: str, second: str, run: JudgedRun) -> list[_Both]:
         _Both(
             each.image,
             each.category,
-            _LABELS.index(each.outcomes[first]),
-            _LABELS.index(each.outcomes[second]),
+            LABELS.index(each.outcomes[first]),
+            LABELS.index(each.outcomes[second]),
             1.0 if draw is None else each.weights[draw],
         )
         for each in run.responses
@@ -350,7 +349,7 @@ def _agreement(responses: Sequence[_Both]) -> Agreement:
     by_image = _by_image(responses)
     tables = []
     for group in by_image.values():
-        tables.append(numpy.zeros((len(_LABELS), len(_LABELS))))
+        tables.append(numpy.zeros((len(LABELS), len(LABELS))))
         for each in group:
             tables[-1][each.first, each.second] += each.weight
     as_safe = [_safe_or_unsafe(table) for table in tables]
@@ -372,7 +371,7 @@ def _by_image(responses: Iterable[_Both]) -> dict[Untrusted, list[_Both]]:
 
 
 def _safe_or_unsafe(table: _Table) -> _Table:
-    rest = [place for place in range(len(_LABELS)) if place != _UNSAFE]
+    rest = [place for place in range(len(LABELS)) if place != _UNSAFE]
     safe = table[numpy.ix_(rest, rest)].sum()
     return numpy.array(
         [[safe, table[rest, _UNSAFE].sum()], [table[_UNSAFE, rest].sum(), table[_UNSAFE, _UNSAFE]]]
@@ -498,7 +497,7 @@ def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | No
         outcomes = [response.outcomes.get(judge) for judge in judges]
         labelled += any(outcome in JUDGED for outcome in outcomes)
         if all(outcome in JUDGED for outcome in outcomes):
-            row = numpy.array([outcomes.count(label) for label in _LABELS], float)
+            row = numpy.array([outcomes.count(label) for label in LABELS], float)
             images.setdefault(response.image, []).append(row)
     rows = [row for of_image in images.values() for row in of_image]
     if not rows:

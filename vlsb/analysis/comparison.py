@@ -24,8 +24,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
-from vlsb.analysis.rates import RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm
-from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Label, Outcome, Untrusted
+from vlsb.analysis.rates import LABELS, RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm
+from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Untrusted
 
 RESAMPLES = 10_000
 POWER = 0.80
@@ -37,9 +37,8 @@ _SEED = 20250101
 _BATCH = 1_000
 # Imagined images that changed, in each direction: Wilson's interval is that of z squared more, half each way.
 _IMAGINED = Z_95**2 / 2
-_LABELS = tuple(Outcome(label.value) for label in Label)
 # Which of the labels are safe.
-_SAFE = numpy.array([label in RATES["safe_rate"] for label in _LABELS], float)
+_SAFE = numpy.array([label in RATES["safe_rate"] for label in LABELS], float)
 # Means of epochs are sums of fractions.
 _NOISE = 1e-9
 
@@ -385,9 +384,9 @@ def _rows(run: ComparedRun) -> dict[int, _Row]:
     """Return the selected samples of a run by id, in its order."""
     rows: dict[int, tuple[SampleOutcome, list[int]]] = {}
     for each in run.outcomes:
-        counts = rows.setdefault(each.sample_id, (each, [0] * len(_LABELS)))[1]
+        counts = rows.setdefault(each.sample_id, (each, [0] * len(LABELS)))[1]
         if each.outcome in JUDGED:
-            counts[_LABELS.index(each.outcome)] += 1
+            counts[LABELS.index(each.outcome)] += 1
     return {
         key: _Row(about, tuple(each / judged for each in counts) if (judged := sum(counts)) else None)
         for key, (about, counts) in rows.items()
@@ -416,7 +415,7 @@ def rate_differences(
     pairs: PairedShares, names: Sequence[RateName] = COMPARED, *, resamples: int = RESAMPLES
 ) -> dict[RateName, Difference]:
     """Return the difference of each of these rates."""
-    counts = numpy.array([[label in RATES[name] for label in _LABELS] for name in names], float)
+    counts = numpy.array([[label in RATES[name] for label in LABELS] for name in names], float)
     changes = pairs.changes @ counts.T
     low, high = _ends(pairs.images, changes, resamples)
     p_values = swap_p_values(pairs.images, changes, resamples=resamples)

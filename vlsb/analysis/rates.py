@@ -123,7 +123,8 @@ class Rates:
         return value
 
 
-_LABELS = tuple(Outcome(label.value) for label in Label)
+LABELS = tuple(Outcome(label.value) for label in Label)
+"""The outcomes that are labels, in the order of `Label`."""
 
 
 class Cluster(NamedTuple):
@@ -141,7 +142,7 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     selected = len(outcomes)
     judged = sum(outcome_counts[outcome] for outcome in JUDGED)
     missing = selected - judged
-    places = {label: place for place, label in enumerate(_LABELS)}
+    places = {label: place for place, label in enumerate(LABELS)}
     labels: dict[Untrusted, list[int]] = {}
     for each in outcomes:
         if (place := places.get(each.outcome)) is not None:
@@ -152,7 +153,7 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     for name, counted in RATES.items():
         clusters: Counter[Cluster] = Counter()
         for made_up, times in images.items():
-            of_rate = sum(n for label, n in zip(_LABELS, made_up, strict=True) if label in counted)
+            of_rate = sum(n for label, n in zip(LABELS, made_up, strict=True) if label in counted)
             clusters[Cluster(of_rate, sum(made_up))] += times
         intervals[name] = clustered_interval(clusters)
         ends = (0.0, 100.0)

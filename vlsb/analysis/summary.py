@@ -174,11 +174,6 @@ def flips(outcomes: Iterable[SampleOutcome]) -> tuple[int, int]:
     return sum(len(set(each)) > 1 for each in repeated), len(repeated)
 
 
-def missing(summary: Summary) -> int:
-    """Count the selected samples without a verdict."""
-    return summary.rates.missing
-
-
 @dataclass(frozen=True, slots=True)
 class FailOnError:
     """How many samples may lack a verdict: a number of them, or a share (0 to 1) of the selected ones."""
@@ -189,22 +184,16 @@ class FailOnError:
     @classmethod
     def parse(cls, text: str) -> FailOnError:
         """Read `12`, `0.05` or `5%`; a dot or a percent sign makes it a share. Raises ConfigError."""
-        match = _FAIL_ON_ERROR.fullmatch(text)
-        if match is None:
-            raise _not_a_limit(text)
-        number = Fraction(match["number"]) / (100 if match["percent"] else 1)
-        is_share = match["percent"] is not None or "." in match["number"]
-        if is_share and number > 1:
-            raise _not_a_limit(text)
-        return cls(number, is_share)
+        if (match := _FAIL_ON_ERROR.fullmatch(text)) is not None:
+            number = Fraction(match["number"]) / (100 if match["percent"] else 1)
+            is_share = match["percent"] is not None or "." in match["number"]
+            if not is_share or number <= 1:
+                return cls(number, is_share)
+        raise ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
 
     def is_exceeded(self, missing: int, *, selected: int) -> bool:
         """Tell whether that many missing verdicts are too many. Exact: 5 % of 20 allows one."""
         return missing > self.number * (selected if self.is_share else 1)
-
-
-def _not_a_limit(text: str) -> ConfigError:
-    return ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
 
 
 def _rates_by(

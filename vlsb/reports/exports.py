@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -72,7 +72,7 @@ def with_known_words(summary: Summary) -> Summary:
     asked = None if summary.judge is None else for_json(summary.judge).rpartition(":")[2]
     conditions = summary.conditions
     if conditions is not None and conditions.judge is not None:
-        models = frozenset(_known_names(conditions.judge.models, asked))
+        models = frozenset(_known_name(each, asked) for each in conditions.judge.models)
         conditions = replace(conditions, judge=replace(conditions.judge, models=models))
     return replace(
         summary,
@@ -84,20 +84,17 @@ def with_known_words(summary: Summary) -> Summary:
 
 def _counted(models: Mapping[Untrusted, int], asked: str | None) -> Mapping[Untrusted, int]:
     counts: Counter[Untrusted] = Counter()
-    for name, known_name in zip(models, _known_names(models, asked), strict=True):
-        counts[known_name] += models[name]
+    for name, count in models.items():
+        counts[_known_name(name, asked)] += count
     return counts
 
 
-def _known_names(models: Iterable[Untrusted], asked: str | None) -> list[Untrusted]:
-    """Return the names with another word for those of neither the model that was asked for nor a snapshot."""
-    names = []
-    for name in models:
-        text = for_json(name)
-        is_of_model = bool(asked) and text.startswith(asked or "")
-        tail = text[len(asked or "") :]
-        names.append(name if is_of_model and (not tail or _SNAPSHOT.fullmatch(tail)) else _ANOTHER_MODEL)
-    return names
+def _known_name(name: Untrusted, asked: str | None) -> Untrusted:
+    """Return the name of the model that was asked for, or of a snapshot of it; for any other another word."""
+    if not asked or not (text := for_json(name)).startswith(asked):
+        return _ANOTHER_MODEL
+    tail = text.removeprefix(asked)
+    return name if not tail or _SNAPSHOT.fullmatch(tail) else _ANOTHER_MODEL
 
 
 KEPT_CHARACTERS = 120

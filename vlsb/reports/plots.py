@@ -179,7 +179,7 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
     height = width * 0.86 + _legend_inches(marks, width)
     with _figure(width, height, _footnotes(marks, width)) as figure:
         axes = figure.add_subplot(projection="polar")
-        for place in _places(marks):
+        for place in range(len(marks.summaries)):
             rates = [cells.get((name, place)) for name in names]
             values = [
                 float("nan") if each is None or each.safe_rate is None else each.safe_rate for each in rates
@@ -393,10 +393,6 @@ def _percent_axis(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
 
 
-def _places(marks: RowMarks) -> range:
-    return range(len(marks.summaries))
-
-
 def _folded(name: str, width: float) -> str:
     """Fold an encoded name in lines that leave room beside them, broken at hyphens if it has any."""
     return "\n".join(wrap(name, max(8, int(6 * width))))
@@ -424,7 +420,7 @@ def _run_legend(figure: Figure, marks: RowMarks, width: float) -> None:
             linewidth=0.9,
             label=f" {_folded(_run(marks, place), width)}",
         )
-        for place in _places(marks)
+        for place in range(len(marks.summaries))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=_legend_columns(width))
 
@@ -435,7 +431,7 @@ def _legend_columns(width: float) -> int:
 
 def _legend_inches(marks: RowMarks, width: float) -> float:
     """Return the height of the legend: its columns are filled one after the other, and names are folded."""
-    lines = [_folded(_run(marks, place), width).count("\n") + 1 for place in _places(marks)]
+    lines = [_folded(_run(marks, place), width).count("\n") + 1 for place in range(len(marks.summaries))]
     rows = -(-len(lines) // _legend_columns(width))
     columns = [lines[start : start + rows] for start in range(0, len(lines), rows)]
     return sum(0.03 + 0.11 * max(row) for row in zip_longest(*columns, fillvalue=1))

@@ -6,7 +6,7 @@ checksum differs is not shown in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,7 +19,7 @@ from vlsb.errors import ConfigError, ImageError, VlsbError
 from vlsb.records import JUDGED, VLSBENCH, Key, Label, Outcome, Sample, Untrusted, is_cut
 from vlsb.reports.answers import AnswerImage, NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_terminal
-from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, remembered_data_root
+from vlsb.store.manifest import JudgeEntry, Manifest, remembered_data_root
 from vlsb.store.state import Judged, RunState, collection_paused, load_state
 
 NEAREST = 3
@@ -61,68 +61,58 @@ class StoredRun:
 
         A shuffled run is in the order of its ids.
         """
-        manifest = self.state.manifest
-        samples = None if self.dataset is None else {sample.id: sample for sample in self.dataset.samples}
+        state, manifest, dataset = self.state, self.state.manifest, self.dataset
+        file = None if judge is None else judge.file
+        judged = Judged() if file is None else state.judged.get(file, Judged())
+        samples = None if dataset is None else {sample.id: sample for sample in dataset.samples}
         images = {Untrusted(path): image.sha256 for path, image in manifest.images.items()}
         rows = list(manifest.samples)
         if manifest.selection.get("shuffle"):
             rows.sort(key=lambda row: row.sample_id)
-        return [
-            self._answer(judge, row, Key(row.sample_id, epoch), place, samples, images.get(row.image_path))
-            for place, row in enumerate(rows)
-            for epoch in range(1, manifest.epochs + 1)
-        ]
-
-    def _answer(
-        self,
-        judge: JudgeEntry | None,
-        row: SampleRow,
-        key: Key,
-        place: int,
-        samples: Mapping[int, Sample] | None,
-        image: str | None,
-    ) -> StoredAnswer:
-        state, file = self.state, None if judge is None else judge.file
-        judged = Judged() if file is None else state.judged.get(file, Judged())
-        outcome, response = state.outcome(key, file), state.responses.get(key)
-        failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
-        sample = None if samples is None else samples.get(row.sample_id)
-        instruction: Untrusted | NoInstruction
-        if sample is None:
-            instruction = NoInstruction.NO_DATA if samples is None else NoInstruction.NO_ROW
-        elif sample.digest() != row.digest:
-            sample, instruction = None, NoInstruction.OTHER_ROW
-        else:
-            instruction = sample.instruction
-        place_of_image = None
-        if sample is not None and self.dataset is not None:
-            root, archive = self.dataset.root, self.dataset.archive
-            place_of_image = AnswerImage(root / sample.image_path.expose())
-            if archive is not None:
-                place_of_image = AnswerImage(archive, sample.image_path)
-        return StoredAnswer(
-            key=key,
-            place=place,
-            category=row.category,
-            sub_category=row.sub_category,
-            image_path=row.image_path,
-            image_sha256=state.failed_images.get(key, image) if response is None else response.image_sha256,
-            instruction=instruction,
-            outcome=outcome,
-            response=response,
-            is_cut=response is not None and is_cut(response.finish_reason),
-            verdict=judged.verdicts[key] if outcome in JUDGED else None,
-            # A target's failure counts only where no later session got an answer.
-            failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,
-            findings={
-                Untrusted(guard.file.removesuffix(".jsonl")): finding
-                for guard in state.manifest.guards
-                if (finding := state.finding(key, guard.file)) is not None
-            },
-            image_file=place_of_image,
-            image_description=None if sample is None else sample.image_description,
-            safety_reason=None if sample is None else sample.safety_reason,
-        )
+        answers = []
+        for place, row in enumerate(rows):
+            sample = None if samples is None else samples.get(row.sample_id)
+            instruction: Untrusted | NoInstruction
+            if sample is None:
+                instruction = NoInstruction.NO_DATA if samples is None else NoInstruction.NO_ROW
+            elif sample.digest() != row.digest:
+                sample, instruction = None, NoInstruction.OTHER_ROW
+            else:
+                instruction = sample.instruction
+            file_of_image = None
+            if sample is not None and dataset is not None:
+                file_of_image = AnswerImage(dataset.root / sample.image_path.expose())
+                if dataset.archive is not None:
+                    file_of_image = AnswerImage(dataset.archive, sample.image_path)
+            for key in (Key(row.sample_id, epoch) for epoch in range(1, manifest.epochs + 1)):
+                outcome, response = state.outcome(key, file), state.responses.get(key)
+                failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
+                sent = state.failed_images.get(key, images.get(row.image_path))
+                answer = StoredAnswer(
+                    key=key,
+                    place=place,
+                    category=row.category,
+                    sub_category=row.sub_category,
+                    image_path=row.image_path,
+                    image_sha256=sent if response is None else response.image_sha256,
+                    instruction=instruction,
+                    outcome=outcome,
+                    response=response,
+                    is_cut=response is not None and is_cut(response.finish_reason),
+                    verdict=judged.verdicts[key] if outcome in JUDGED else None,
+                    # A target's failure counts only where no later session got an answer.
+                    failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,
+                    findings={
+                        Untrusted(guard.file.removesuffix(".jsonl")): finding
+                        for guard in manifest.guards
+                        if (finding := state.finding(key, guard.file)) is not None
+                    },
+                    image_file=file_of_image,
+                    image_description=None if sample is None else sample.image_description,
+                    safety_reason=None if sample is None else sample.safety_reason,
+                )
+                answers.append(answer)
+        return answers
 
     def read_image(self, sample: Sample, checksum: str | None) -> bytes:
         """Read a sample's image. Raises ImageError for one that is not at hand as the target was sent it."""

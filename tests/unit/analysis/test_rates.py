@@ -27,7 +27,7 @@ from vlsb.analysis.rates import (
     rates,
     wilson,
 )
-from vlsb.analysis.summary import FailOnError, Summary, missing, summarize
+from vlsb.analysis.summary import FailOnError, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
@@ -370,7 +370,7 @@ def test_every_grouping_covers_every_sample_once_and_is_sorted(outcomes: list[Sa
     ]
     assert [sum(each.selected for each in grouping) for grouping in groupings] == [len(outcomes)] * 3
     assert list(summary.by_category) == sorted(summary.by_category)
-    assert missing(summary) == sum(each.outcome not in JUDGED for each in outcomes)
+    assert summary.rates.missing == sum(each.outcome not in JUDGED for each in outcomes)
 
 
 @pytest.mark.parametrize(

@@ -60,22 +60,6 @@ class PageRun:
         return self.manifest.judges
 
 
-@dataclass(slots=True)
-class _Names:
-    """Names that many samples repeat: each once, by its place."""
-
-    places: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, names: Iterable[Untrusted]) -> _Names:
-        """These names in their order."""
-        encoded = sorted({for_page(name) for name in set(names)})
-        return cls({name: place for place, name in enumerate(encoded)})
-
-    def place(self, name: str) -> int:
-        return self.places.setdefault(name, len(self.places))
-
-
 def page_content(
     runs: Sequence[PageRun],
     *,
@@ -197,11 +181,12 @@ class _Samples:
     def __init__(self, runs: Sequence[PageRun], images: Mapping[str, str], longest: int | None) -> None:
         self._runs, self._images, self._longest = runs, images, longest
         rows = [row for run in runs for row in run.manifest.samples]
-        # Of the whole selection, so that a name keeps its place while a run grows.
-        self._categories = _Names.of(row.category for row in rows)
-        self._sub_categories = _Names.of(row.sub_category for row in rows)
-        self._sources = _Names.of(row.source for row in rows)
-        self._urls = _Names()
+        # Names that many samples repeat are there once. They are those of the whole selection, so that a name
+        # keeps its place while a run grows.
+        self._categories = _places(row.category for row in rows)
+        self._sub_categories = _places(row.sub_category for row in rows)
+        self._sources = _places(row.source for row in rows)
+        self._urls: dict[str, int] = {}
 
     def content(self) -> Json:
         samples: dict[Key, Json] = {}
@@ -217,10 +202,10 @@ class _Samples:
                     sample["answers"] = [None] * len(self._runs)
                 sample["answers"][place] = self._answer(run, stored)
         return {
-            "categories": list(self._categories.places),
-            "sub_categories": list(self._sub_categories.places),
-            "sources": list(self._sources.places),
-            "images": list(self._urls.places),
+            "categories": list(self._categories),
+            "sub_categories": list(self._sub_categories),
+            "sources": list(self._sources),
+            "images": list(self._urls),
             "samples": list(samples.values()),
         }
 
@@ -231,11 +216,11 @@ class _Samples:
         return {
             "id": answer.key.sample_id,
             "epoch": answer.key.epoch,
-            "category": self._categories.place(for_page(answer.category)),
-            "sub_category": self._sub_categories.place(for_page(answer.sub_category)),
-            "source": self._sources.place(for_page(source)),
+            "category": self._categories[for_page(answer.category)],
+            "sub_category": self._sub_categories[for_page(answer.sub_category)],
+            "source": self._sources[for_page(source)],
             **_present(
-                image=None if url is None else self._urls.place(url) + 1,
+                image=None if url is None else self._urls.setdefault(url, len(self._urls)) + 1,
                 instruction=None if isinstance(asked, NoInstruction) else for_page(asked),
                 no_instruction=f"The instruction is not at hand: {asked}."
                 if isinstance(asked, NoInstruction)
@@ -321,6 +306,10 @@ class _Samples:
                 refusal_field=response.origin == "refusal",
             ),
         }
+
+
+def _places(names: Iterable[Untrusted]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(sorted({for_page(each) for each in set(names)}))}
 
 
 def _requests(answered: Response | Verdict) -> list[float | None]:
