@@ -193,11 +193,17 @@ def read_lmms_eval(path: Path) -> Iterator[ForeignRow]:
         media = row.input_media or []
         url = media[0] if len(media) == 1 else None
         tokens = row.token_counts or []
+        # A row has its own `instruction_id`, or it is in what its task logged.
+        assert isinstance(value, Mapping)
+        places = [value, *(each for each in value.values() if isinstance(each, Mapping))]
+        ids = {each["instruction_id"] for each in places if type(each.get("instruction_id")) is int}
+        if len(ids) > 1:
+            refuse(where, "has several instruction_ids")
         for number, text in enumerate(answers):
             counted = (tokens[number] if len(tokens) == len(answers) else None) or Tokens()
             yield ForeignRow(
                 where=where,
-                sample_id=_stated_id(value, where),
+                sample_id=next(iter(ids), None),
                 number=row.doc_id,
                 instruction=Untrusted(row.input) if isinstance(row.input, str) else None,
                 image_path=image_address(url),
@@ -233,16 +239,6 @@ def _texts(value: object, where: str) -> Iterator[str]:
             yield from _texts(each, where)
     else:
         refuse(where, "holds a response that is not text")
-
-
-def _stated_id(value: object, where: str) -> int | None:
-    """Return the `instruction_id` that a row has, itself or in what its task logged; None without one."""
-    assert isinstance(value, Mapping)
-    places = [value, *(each for each in value.values() if isinstance(each, Mapping))]
-    ids = {each["instruction_id"] for each in places if type(each.get("instruction_id")) is int}
-    if len(ids) > 1:
-        refuse(where, "has several instruction_ids")
-    return ids.pop() if ids else None
 
 
 class _Part(Struct):

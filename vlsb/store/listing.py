@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from vlsb.errors import ConfigError, StoreError, first_of
@@ -111,7 +112,24 @@ def list_runs(paths: Iterable[Path]) -> list[ListedRun]:
         if not below:
             raise ConfigError(f"{path}: no run in it or below it. {_WHAT_A_RUN_IS}")
         runs += below
-    return [_listed(path) for path in _each_once(runs)]
+    listed = []
+    for path in _each_once(runs):
+        changed_s = max(each.lstat().st_mtime for each in (path, *path.glob("*.json*")))
+        changed_at, rows = datetime.fromtimestamp(changed_s, UTC), 0
+        try:
+            require_own_files(path)
+            with suppress(OSError), (path / RESPONSES).open("rb") as file:
+                rows = sum(piece.count(b"\n") for piece in iter(partial(file.read, _PIECE), b""))
+            head = read_head(path)
+            selected = selected_count(path) * head.epochs
+        except StoreError as error:
+            listed.append(ListedRun(path, None, (), False, "", changed_at, rows, problem=error.message))
+            continue
+        judges = tuple(entry.name for entry in head.judges)
+        listed.append(
+            ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows, selected)
+        )
+    return listed
 
 
 def _walked(path: Path, folders: int) -> Iterator[Path]:
@@ -121,18 +139,3 @@ def _walked(path: Path, folders: int) -> Iterator[Path]:
     for child in sorted(path.iterdir()):
         if folders and child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
             yield from _walked(child, folders - 1)
-
-
-def _listed(path: Path) -> ListedRun:
-    changed_s = max(each.lstat().st_mtime for each in (path, *path.glob("*.json*")))
-    changed_at, rows = datetime.fromtimestamp(changed_s, UTC), 0
-    try:
-        require_own_files(path)
-        with suppress(OSError), (path / RESPONSES).open("rb") as file:
-            rows = sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
-        head = read_head(path)
-        selected = selected_count(path) * head.epochs
-    except StoreError as error:
-        return ListedRun(path, None, (), False, "", changed_at, rows, problem=error.message)
-    judges = tuple(entry.name for entry in head.judges)
-    return ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows, selected)

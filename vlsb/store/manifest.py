@@ -452,11 +452,17 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
     elif before or now:
         was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
         judges = [f"judge: {was} -> {becomes}"]
-    is_other = old.dataset != new.dataset
-    others = [
-        *([f"dataset: {old.dataset} -> {new.dataset}"] if is_other else []),
-        *setting_differences(old.settings, new.settings, "target."),
-        *_selection_differences(old, new),
+    others = [] if old.dataset == new.dataset else [f"dataset: {old.dataset} -> {new.dataset}"]
+    others += setting_differences(old.settings, new.settings, "target.")
+    rows = {row.sample_id for row in new.samples}
+    if missing := [row.sample_id for row in old.samples if row.sample_id not in rows]:
+        others.append(
+            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
+            f"(the first is {missing[0]})"
+        )
+    if new.epochs < old.epochs:
+        others.append(f"epochs: {old.epochs} -> {new.epochs}")
+    others += [
         *_row_differences(old, new.samples),
         *_changed_images(old, new.samples, new.images, sent),
     ]
@@ -491,18 +497,6 @@ def _refuse(directory: Path, differences: Sequence[str], advice: str) -> None:
 
 def _in_short(differences: Sequence[str]) -> Untrusted:
     return Untrusted(first_of(differences, _SHOWN_DIFFERENCES, separator="; "))
-
-
-def _selection_differences(old: Manifest, new: Manifest) -> Iterator[str]:
-    rows = {row.sample_id for row in new.samples}
-    missing = [row.sample_id for row in old.samples if row.sample_id not in rows]
-    if missing:
-        yield (
-            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
-            f"(the first is {missing[0]})"
-        )
-    if new.epochs < old.epochs:
-        yield f"epochs: {old.epochs} -> {new.epochs}"
 
 
 def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -550,13 +550,13 @@ def _pending(store: RunStore, aim: Aim) -> Pending:
         )
     files = {name: own_entry(store.manifest, entry).file for name, entry in aim.judges.items()}
     judges: Mapping[Key, frozenset[str]] = {
-        key: left
-        for key, left in pending_work(store, aim.retry).items()
+        key: pending
+        for key, pending in pending_work(store, aim.retry).items()
         # What has no response is the target's, and what only idle judges lack is theirs.
-        if (left.intersection(files.values()) if key in state.responses else aim.asks_target)
+        if (pending.intersection(files.values()) if key in state.responses else aim.asks_target)
         and (aim.only is None or key in aim.only)
     }
-    asked: set[str | None] = {*files.values(), *([None] if aim.asks_target else [])}
+    asked = {*files.values(), *([None] if aim.asks_target else [])}
     if not is_batch and (batched := state.keys_in_batches(asked).intersection(judges)):
         raise ConfigError(
             f"{len(batched):,} of these samples are in batches under way: asked again, they would be paid "
@@ -578,7 +578,7 @@ def _spread(
     rows = {row.sample_id: (row.category, row.sub_category) for row in manifest.samples}
     strata = sorted(judges, key=lambda key: (rows[key.sample_id], key))
     chosen = {strata[(2 * place + 1) * len(strata) // (2 * count)] for place in range(count)}
-    return {key: left for key, left in judges.items() if key in chosen}
+    return {key: pending for key, pending in judges.items() if key in chosen}
 
 
 def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozenset[str]]:
