@@ -108,17 +108,18 @@ class BatchRun:
         for lane in lanes:
             lane.client.post = partial(self._post, lane)
             self.open += len(jobs[lane.name])
+
+        async def counted(job: Job) -> None:
+            try:
+                await job()
+            finally:
+                self.open -= 1
+                self.changed.set()
+
         together: list[Job] = [partial(self._serve, lanes)]
         for name, own in jobs.items():
-            together += [partial(self._counted, job) for job in own] if name in self.lanes else own
+            together += [partial(counted, job) for job in own] if name in self.lanes else own
         await self.shutdown.run_all(together)
-
-    async def _counted(self, job: Job) -> None:
-        try:
-            await job()
-        finally:
-            self.open -= 1
-            self.changed.set()
 
     async def _post(self, lane: Lane, key: Key, draft: Draft) -> Answered:
         number = lane.numbers.setdefault(key, self.store.state.requests_for(key, lane.judge))
@@ -137,7 +138,13 @@ class BatchRun:
                 await self.store.add_batch(BatchStep(name=name, step="void"))
             for lane in lanes:
                 await self._recover(lane)
-            while await self._everybody_waits(lanes):
+            while True:
+                # Until no job can go on by itself.
+                while self.open > sum(len(lane.waiting) for lane in lanes):
+                    self.changed.clear()
+                    await self.changed.wait()
+                if not self.open:
+                    return
                 if any([await self._answer(lane) for lane in lanes]):
                     continue
                 self.unpaid = None
@@ -153,13 +160,6 @@ class BatchRun:
                 if count := len(lane.under_way):
                     goes_on = f"{count} still at work at the provider"
                     self._tell(lane, f"{goes_on}. A resume with --batch collects what comes.")
-
-    async def _everybody_waits(self, lanes: Sequence[Lane]) -> bool:
-        """Return when no job can go on by itself; False when none is left."""
-        while self.open > sum(len(lane.waiting) for lane in lanes):
-            self.changed.clear()
-            await self.changed.wait()
-        return self.open > 0
 
     async def _recover(self, lane: Lane) -> None:
         """Find out which of the batches of earlier sessions were made."""

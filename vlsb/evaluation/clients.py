@@ -176,7 +176,13 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
 async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
     """Open where each model can be asked: its addresses, its engines, or the simulator served here."""
     async with AsyncExitStack() as held:
-        simulator_url = await held.enter_async_context(_simulator(setup.models))
+        simulator_url = ""
+        if any(each.endpoint.base_url == SIMULATED_URL for each in setup.models.values()):
+            from vlsb.simulator import Simulator
+            from vlsb.simulator.demo import demo_responder
+
+            simulator = await held.enter_async_context(Simulator(demo_responder(), keep_bodies=False))
+            simulator_url = simulator.base_url
         places = {
             name: [
                 Place(simulator_url if url == SIMULATED_URL else url, setup.credentials[name])
@@ -188,9 +194,7 @@ async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
         for name, leases in setup.engines.items():
             for lease in leases:
                 held.push_async_callback(lease.leave)
-            guards = await setup.unless_stopped(
-                _start(leases, partial(_observe_restart, setup.observe, _stage(name), leases))
-            )
+            guards = await setup.unless_stopped(_start(leases, setup.observe, _stage(name)))
             places[name] = [
                 Place(lease.base_url, lease.credentials, guard)
                 for lease, guard in zip(leases, guards, strict=True)
@@ -198,13 +202,21 @@ async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
         yield places
 
 
-async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) -> list[EngineGuard]:
+async def _start(leases: Leases, observe: Callable[[Event], None], stage: Stage) -> list[EngineGuard]:
     """Bring up all engines of a model. The first that does not start ends the others."""
+
+    def observe_restart(number: int, restarts: int) -> None:
+        place = place_of(leases[number].base_url, number + 1 if len(leases) > 1 else None)
+        observe(Event("engine_restart", stage, attempt=restarts, **place))
+
     if len(leases) == 1:
-        return [await leases[0].guard(partial(observe, leases[0]))]
+        return [await leases[0].guard(partial(observe_restart, 0))]
     try:
         async with asyncio.TaskGroup() as group:
-            starting = [group.create_task(lease.guard(partial(observe, lease))) for lease in leases]
+            starting = [
+                group.create_task(lease.guard(partial(observe_restart, number)))
+                for number, lease in enumerate(leases)
+            ]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [each.result() for each in starting]
@@ -212,26 +224,6 @@ async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) ->
 
 def _stage(name: str) -> Stage:
     return "target" if name == TARGET else "judge"
-
-
-def _observe_restart(
-    observe: Callable[[Event], None], stage: Stage, leases: Leases, lease: EngineLease, restarts: int
-) -> None:
-    place = place_of(lease.base_url, leases.index(lease) + 1 if len(leases) > 1 else None)
-    observe(Event("engine_restart", stage, attempt=restarts, **place))
-
-
-@asynccontextmanager
-async def _simulator(models: Mapping[str, ModelSettings]) -> AsyncIterator[str]:
-    """Serve the simulator for a model that wants it, and give its address; else an empty one."""
-    if not any(settings.endpoint.base_url == SIMULATED_URL for settings in models.values()):
-        yield ""
-        return
-    from vlsb.simulator import Simulator
-    from vlsb.simulator.demo import demo_responder
-
-    async with Simulator(demo_responder(), keep_bodies=False) as simulator:
-        yield simulator.base_url
 
 
 def _connection_limits(

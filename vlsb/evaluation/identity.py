@@ -62,7 +62,14 @@ class Identities:
         try:
             plan = _plan(options, run, old.settings)
             if plan.data_root is not None:
-                data = self._read(plan.data_root, plan, old)
+                key = plan.dataset, plan.data_root, plan.selection
+                if key not in self._data:
+                    dataset = load_named(plan.dataset, plan.data_root)
+                    samples = select(dataset.samples, plan.selection)
+                    images = dataset.inspect(samples, known=old.images, skip_bad=True)
+                    manifest = manifest_of(plan, samples, images)
+                    self._data[key] = _Data(manifest.samples, manifest.images)
+                data = self._data[key]
             # A resume takes the revision that the run has from the Hugging Face Hub: the same data.
             elif old.data.get("revision") and plan.selection.describe() == old.selection:
                 data = _Data(old.samples, old.images)
@@ -73,15 +80,6 @@ class Identities:
             raise
         except VlsbError:
             return None
-
-    def _read(self, root: Path, plan: Plan, old: Manifest) -> _Data:
-        key = plan.dataset, root, plan.selection
-        if key not in self._data:
-            dataset = load_named(plan.dataset, root)
-            samples = select(dataset.samples, plan.selection)
-            manifest = manifest_of(plan, samples, dataset.inspect(samples, known=old.images, skip_bad=True))
-            self._data[key] = _Data(manifest.samples, manifest.images)
-        return self._data[key]
 
 
 def judging_files(options: RunOptions, state: RunState) -> list[str] | None:

@@ -164,16 +164,12 @@ class Progress:
         """Read how target and judge stand."""
         return {name: self._model(name, client) for name, client in self.clients.items()}
 
-    def _done_of(self, name: str) -> int:
-        if name == "target":
-            return self.responded
-        other = next((file for file, each in self._others.items() if each == name), None)
-        return self.judged + self.rated if other is None else self._done_by[other]
-
     def _model(self, name: str, client: EndpointClient) -> ModelView:
         state = client.admission.state()
+        other = next((file for file, each in self._others.items() if each == name), None)
+        done = self.responded if name == "target" else self.judged + self.rated
         return ModelView(
-            done=self._done_of(name),
+            done=done if other is None else self._done_by[other],
             in_flight=state.in_flight + client.batched,
             limit=state.limit,
             phase=state.phase.value,

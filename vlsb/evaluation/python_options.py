@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Real
@@ -66,7 +66,7 @@ def _value(name: str, value: object, hint: Any) -> Any:
 
 def _single(name: str, value: object, kind: type, option: Option | None, wanted: str) -> Any:
     try:
-        converted = _READ[kind](value)
+        converted = _converted(kind, value)
     except (TypeError, OverflowError):
         raise _refused(name, wanted, value) from None
     if "\0" in str(converted):
@@ -84,51 +84,24 @@ def _refused(name: str, wanted: str, value: object) -> ConfigError:
     return ConfigError(f"{name}: {wanted} is needed, and not a value of type {type(value).__name__}.")
 
 
-def _text(value: object) -> str:
-    if isinstance(value, os.PathLike):
-        return _path(value).as_posix()
-    if isinstance(value, str) or _is_number(value):
-        # As it is typed: limit=10, limit=0.1, fail_on_error=0.05.
-        return str(value)
-    raise TypeError
-
-
-def _path(value: object) -> Path:
-    if isinstance(value, str):
-        return Path(value)
-    if isinstance(value, os.PathLike) and isinstance(path := os.fspath(value), str):
-        return Path(path)
+def _converted(kind: type, value: Any) -> Any:
+    """Read a value as an option of that kind. Raises TypeError or OverflowError for any other."""
+    if kind in (str, Path) and isinstance(value, os.PathLike):
+        return Path(value) if kind is Path else Path(value).as_posix()
+    if isinstance(value, str) and kind in (str, Path):
+        return kind(value)
+    if isinstance(value, bool) and kind is bool:
+        return value
+    if _is_number(value):
+        if kind in (str, float):
+            # As it is typed: limit=10, limit=0.1, fail_on_error=0.05.
+            return kind(value)
+        # A number without an end is no whole one.
+        if kind is int and math.isfinite(value) and int(value) == value:
+            return int(value)
     raise TypeError
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     """Return whether it is a number, as numpy's are; True is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _truth(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise TypeError
-
-
-def _whole(value: object) -> int:
-    # A number without an end is none of those.
-    if _is_number(value) and math.isfinite(value) and int(value) == value:
-        return int(value)
-    raise TypeError
-
-
-def _number(value: object) -> float:
-    if _is_number(value):
-        return float(value)
-    raise TypeError
-
-
-_READ: Mapping[type, Callable[[object], object]] = {
-    str: _text,
-    Path: _path,
-    bool: _truth,
-    int: _whole,
-    float: _number,
-}

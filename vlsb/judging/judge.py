@@ -89,16 +89,11 @@ class Judge:
 
         Raises ImageChangedError for an image that is not the one that was sent before.
         """
-        if self.client is None:
+        if (asked := self.client) is None:
             refuses = begins_with_refusal(response.text)
             return _finding(GuardReading(None, refuses, Untrusted("")), response)
         if self._kind.values(sample, response.text) is None:
             return _failure(response, "no_description", "the data set does not describe this image")
-        return await self._assess(self.client, sample, image, response)
-
-    async def _assess(
-        self, asked: EndpointClient, sample: Sample, image: ImageFile, response: Response
-    ) -> Verdict | Finding | Failure:
         sampling = self._settings.sampling
         first = await self._ask(asked, sample, image, response, sampling)
         # Silence was asked about again by the client already: it is not asked about a third time.
@@ -136,8 +131,21 @@ class Judge:
     async def _ask(
         self, asked: EndpointClient, sample: Sample, image: ImageFile, response: Response, sampling: Sampling
     ) -> _JudgeAsk:
-        prompt = self._prompt(sample, image, response)
-        response_format = RESPONSE_FORMAT if self._kind.has_schema else None
+        kind, visible = self._kind, image if self._kind.sees_image else None
+        reasoning = response.reasoning if self._settings.sees_reasoning else None
+        judged = with_reasoning(response.text, reasoning)
+        # A judge that is not sent the image judges the response to the one the target was sent, if known.
+        unsent = ReadImage(b"", response.image_sha256 or "")
+        read = partial(self._read_image, sample, image) if kind.sees_image else lambda: unsent
+        if kind.answers is Answers.GUARD:
+            # A guard is sent the two turns as they were.
+            turn = sample.instruction if "question" in kind.sees else Untrusted("")
+            prompt = Prompt("", turn, True, visible, read, answer=judged)
+        else:
+            values = kind.values(sample, judged) or {}
+            first, *more = kind.template.render(response_cap=kind.response_cap, **values)
+            prompt = Prompt(self._settings.system_prompt, first, True, visible, read, more=tuple(more))
+        response_format = RESPONSE_FORMAT if kind.has_schema else None
 
         def compose(dialect: Dialect) -> Draft:
             model = self._settings.endpoint.request_model
@@ -145,7 +153,7 @@ class Judge:
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=response_format
             )
 
-        reply = await asked.complete(compose, key=response.key, sends_schema=self._kind.has_schema)
+        reply = await asked.complete(compose, key=response.key, sends_schema=kind.has_schema)
         if not isinstance(reply, Ended):
             return self._read(reply, asked.dialect, prompt)
         if reply.changed is not None:
@@ -154,21 +162,6 @@ class Judge:
         is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
         return _JudgeAsk(outcome, decision.code, reply)
-
-    def _prompt(self, sample: Sample, image: ImageFile, response: Response) -> Prompt:
-        """Compose what the judge is sent: its template filled, or for a guard the two turns as they were."""
-        kind, visible = self._kind, image if self._kind.sees_image else None
-        reasoning = response.reasoning if self._settings.sees_reasoning else None
-        judged = with_reasoning(response.text, reasoning)
-        # A judge that is not sent the image judges the response to the one the target was sent, if known.
-        unsent = ReadImage(b"", response.image_sha256 or "")
-        read = partial(self._read_image, sample, image) if kind.sees_image else lambda: unsent
-        if kind.answers is Answers.GUARD:
-            turn = sample.instruction if "question" in kind.sees else Untrusted("")
-            return Prompt("", turn, True, visible, read, answer=judged)
-        values = kind.values(sample, judged) or {}
-        first, *more = kind.template.render(response_cap=kind.response_cap, **values)
-        return Prompt(self._settings.system_prompt, first, True, visible, read, more=tuple(more))
 
     def _read(self, completion: Completion, dialect: Dialect, prompt: Prompt) -> _JudgeAsk:
         """Read a judge's completion. It quotes strangers: a tag inside it tells nothing."""

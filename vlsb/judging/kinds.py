@@ -187,7 +187,18 @@ def _text(path: Traversable) -> str:
 
 def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
     """Read the judge that a file in this folder describes; its template may be a file beside it."""
-    document = _document(text, place)
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not YAML that can be read.") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{place}: a judge is a list of lines `key: value`.")
+    if unknown := sorted(str(key) for key in document if key not in _KEYS):
+        raise ConfigError(
+            f"{place}: {unknown[0]} is not a key of a judge. The keys are {', '.join(sorted(_KEYS))}."
+        )
     try:
         answers = Answers(str(document.get("kind")))
     except ValueError as error:
@@ -219,22 +230,6 @@ def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
         response_cap=cap,
         **texts,
     )
-
-
-def _document(text: str, place: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{place}: not YAML that can be read.") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{place}: a judge is a list of lines `key: value`.")
-    if unknown := sorted(str(key) for key in document if key not in _KEYS):
-        raise ConfigError(
-            f"{place}: {unknown[0]} is not a key of a judge. The keys are {', '.join(sorted(_KEYS))}."
-        )
-    return document
 
 
 def _string(found: Mapping[str, Any], key: str, place: str, *, is_needed: bool = False) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -82,18 +82,15 @@ class JudgeTemplate:
         if response_cap is not None and (left_out := len(response) - response_cap) > 0:
             head, tail = response[: response_cap - response_cap // 2], response[-(response_cap // 2) :]
             stripped["{response}"] = f"{head}\n<<<{left_out} characters left out {nonce}>>>\n{tail}"
-        parts = (part.replace("{nonce}", nonce) for part in (self.text, *self.more))
-        return tuple(Untrusted(_fill(part, stripped)) for part in parts)
-
-
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    """Put each value in the first place of its name; nothing that was put in is read."""
-    places = sorted((text.index(name), name) for name in values if name in text)
-    pieces, end = [], 0
-    for start, name in places:
-        pieces += [text[end:start], values[name]]
-        end = start + len(name)
-    return "".join((*pieces, text[end:]))
+        filled = []
+        for part in (self.text, *self.more):
+            text, pieces, end = part.replace("{nonce}", nonce), list[str](), 0
+            # Each value stands in the first place of its name; nothing that was put in is read.
+            for start, name in sorted((text.index(name), name) for name in stripped if name in text):
+                pieces += [text[end:start], stripped[name]]
+                end = start + len(name)
+            filled.append(Untrusted("".join((*pieces, text[end:]))))
+        return tuple(filled)
 
 
 def with_reasoning(response: Untrusted, reasoning: Untrusted | None) -> Untrusted:
