@@ -616,7 +616,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
     def nothing_to_prepare(*_: object) -> Any:
         raise AssertionError("not resolved")
 
-    command = SessionCommand(RunOptions(), refuse, nothing_to_prepare, ["vlsb", "run"], directory=None)
+    command = SessionCommand(RunOptions(), refuse, nothing_to_prepare)
     with pytest.MonkeyPatch.context() as patch:
         # The process goes on after this command.
         patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
