@@ -65,6 +65,10 @@ simulate *args:
 planted *args:
     uv run --group extras python -m tests.simulation.planted "$@"
 
+# Type commands over run directories in any order and compare with a dictionary: 200 orders or as many as asked for
+states *args:
+    uv run python -W ignore -m tests.simulation.states "$@"
+
 # Build what a crash may leave of small runs, in every order of writes, and resume it: 20,000 states or as many as asked for
 crash-orders *args:
     uv run python -m tests.simulation.crash_orders "$@"

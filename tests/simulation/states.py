@@ -1,0 +1,347 @@
+"""Any order of commands over run directories, and a dictionary that foretells it: `just states [EXAMPLES]`.
+
+The commands are the real ones, against a simulated endpoint on a real socket. What becomes of a sample
+follows from its number and from the outage of the moment, so the model knows each outcome, and who may be
+asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.support.command import Finished, Vlsb, run_words
+from tests.support.datasets import write_dataset
+from tests.support.endpoint import asked, sample_of
+from vlsb.api import load_run
+from vlsb.records import Outcome
+from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
+
+SAMPLES = 6
+LIMITS = ("1-3", "4-6", "1-6", "3-5")
+FILES = ("responses.jsonl", "verdicts/j.jsonl")
+BLOCKED, NO_VERDICT = 0, 1
+LABELS = (Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE)
+REDONE = {Outcome.NOT_ATTEMPTED, Outcome.TARGET_ERROR}
+"""Where the target is asked by a resume."""
+ANSWERED = "answered"
+
+
+@dataclass
+class Run:
+    """What a run directory has to hold: how far the target came with each sample, and what judges said."""
+
+    limit: str
+    target: dict[int, Outcome | str]
+    verdicts: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+
+    def outcomes(self, judge: str) -> dict[int, Outcome]:
+        """Where each sample ends with a judge."""
+        return {sample: self._outcome(sample, judge) for sample in self.target}
+
+    def _outcome(self, sample: int, judge: str) -> Outcome:
+        ended = self.target[sample]
+        if isinstance(ended, Outcome):
+            return ended
+        return self.verdicts[judge].get(sample, Outcome.NOT_JUDGED)
+
+    def pending(self) -> set[int]:
+        """Those of which a resume asks the target."""
+        return {sample for sample, ended in self.target.items() if ended in REDONE}
+
+    def unjudged(self, judge: str) -> set[int]:
+        """Those of which a resume may ask a judge: what the target says anew is judged anew."""
+        return self.pending() | (self.target.keys() - self.verdicts[judge].keys())
+
+
+class RunDirectories(RuleBasedStateMachine):
+    """Commands in any order, and after each of them every run holds what the model says."""
+
+    runs = Bundle("runs")
+    steps: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp())
+        self.data = write_dataset(self.home / "data", SAMPLES)
+        self.vlsb = Vlsb(self.home)
+        self.model: dict[str, Run] = {}
+        self.down: frozenset[int] = frozenset()
+        self.endpoint = SimulatorThread(self.respond)
+        self.endpoint.__enter__()
+        self.number = 0
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        self.endpoint.__exit__(None, None, None)
+        shutil.rmtree(self.home)
+
+    def respond(self, request: Request) -> Action:
+        """What the endpoint does follows from the sample; a sample in an outage is refused."""
+        sample = sample_of(request)
+        if request.is_judge:
+            return answer("Well.") if sample == NO_VERDICT else verdict(sample % 3 + 1)
+        if sample in self.down:
+            return error(400, code="bad_luck")
+        return blocked() if sample == BLOCKED else answer(f"Answer {sample}.")
+
+    def path(self, name: str) -> Path:
+        """A run's directory."""
+        return self.home / "outputs" / name
+
+    def new_name(self) -> str:
+        """A name that no run has had."""
+        self.number += 1
+        return f"r{self.number}"
+
+    def evaluate(self, name: str, run: Run, *words: object) -> tuple[Finished, list[int], list[int]]:
+        """Type `vlsb run`; how it ended, and the samples that target and judge were asked about."""
+        before = len(self.endpoint.completions)
+        usual = ("--name", name, "--limit", run.limit, "--backoff", "0.01", "--fail-on-error", "100%")
+        done = self.vlsb(*run_words(self.endpoint, self.data, *usual, *words))
+        assert done.code in {0, 4}, done.err
+        assert "Traceback" not in done.err
+        requests = self.endpoint.completions[before:]
+        return done, asked(requests, judge=False), asked(requests, judge=True)
+
+    def foresee(self, run: Run) -> None:
+        """What a session that is not interrupted makes of a run."""
+        for sample in run.pending():
+            run.target[sample] = self.answered(sample)
+        self.foresee_judge(run, "j")
+
+    def answered(self, sample: int) -> Outcome | str:
+        """How the target ends a sample now."""
+        if sample in self.down:
+            return Outcome.TARGET_ERROR
+        return Outcome.TARGET_BLOCKED if sample == BLOCKED else ANSWERED
+
+    def foresee_judge(self, run: Run, judge: str) -> None:
+        """What a judge makes of the answers that it has not judged."""
+        known = run.verdicts.setdefault(judge, {})
+        for sample, ended in run.target.items():
+            if ended == ANSWERED:
+                known.setdefault(
+                    sample, Outcome.JUDGE_INVALID if sample == NO_VERDICT else LABELS[sample % 3]
+                )
+
+    @rule(
+        target=runs,
+        limit=st.sampled_from(["1-3", "4-6", "1-6", "3-5"]),
+        down=st.sets(st.sampled_from([2, 3, 4])),
+    )
+    def run(self, limit: str, down: set[int]) -> str:
+        """A new run, perhaps with some samples that the endpoint refuses."""
+        self.count("run")
+        first, last = map(int, limit.split("-"))
+        name, made = self.new_name(), Run(limit, dict.fromkeys(range(first - 1, last), Outcome.NOT_ATTEMPTED))
+        self.down = frozenset(down)
+        self.evaluate(name, made)
+        self.foresee(made)
+        self.model[name] = made
+        return name
+
+    @rule(name=runs, down=st.sets(st.sampled_from([2, 3, 4]), max_size=2))
+    def resume(self, name: str, down: set[int]) -> None:
+        """A resume asks for what is missing, and for nothing else."""
+        self.count("resume")
+        run = self.model[name]
+        pending, unjudged = run.pending(), run.unjudged("j")
+        self.down = frozenset(down)
+        _, target, judge = self.evaluate(name, run, "--resume")
+        assert Counter(target) == Counter(pending)
+        assert set(judge) <= unjudged
+        self.foresee(run)
+
+    @rule(
+        name=runs,
+        requests=st.integers(1, 5),
+        torn=st.sampled_from(["", "responses.jsonl", "verdicts/j.jsonl"]),
+    )
+    def kill(self, name: str, requests: int, torn: str) -> None:
+        """A session that ends after a few requests, in the middle of a line of its file."""
+        self.count("kill")
+        run, before = self.model[name], deepcopy(self.model[name])
+        self.down = frozenset()
+        _, target, judge = self.evaluate(name, run, "--resume", "--max-requests", requests)
+        assert len(target) + len(judge) <= requests
+        assert set(target) <= before.pending()
+        assert set(judge) <= before.unjudged("j")
+        self.foresee(run)
+        found = self.found(name, "j")
+        for sample, outcome in found.items():
+            if (
+                outcome in REDONE
+            ):  # A session that begins takes an earlier error back: it is going to ask again.
+                run.target[sample] = outcome
+            if outcome in {Outcome.NOT_JUDGED, *REDONE} and sample not in before.verdicts["j"]:
+                run.verdicts["j"].pop(sample, None)
+            if sample not in target and sample not in judge and before.target[sample] not in REDONE:
+                assert outcome is before.outcomes("j")[sample], (sample, outcome)
+        path = self.path(name) / torn
+        if torn and path.exists():
+            with path.open("ab") as file:
+                file.write(b'{"sample_id":2,"epo')
+
+    @rule(name=runs)
+    def judge_again(self, name: str) -> None:
+        """Another judge is asked about each answer once, and the target about nothing."""
+        self.count("judge")
+        run = self.model[name]
+        known = run.verdicts.setdefault("k", {})
+        answered = {sample for sample, ended in run.target.items() if ended == ANSWERED}
+        before = len(self.endpoint.completions)
+        done = self.vlsb(
+            *("judge", self.path(name), "--judge", "k", "--judge-base-url", self.endpoint.base_url),
+            *("--data-root", self.data, "--backoff", "0.01", "--fail-on-error", "100%"),
+        )
+        assert done.code in {0, 4}, done.err
+        requests = self.endpoint.completions[before:]
+        assert asked(requests, judge=False) == []
+        assert set(asked(requests, judge=True)) == answered - known.keys()
+        self.foresee_judge(run, "k")
+
+    @rule(name=runs, outcome=st.sampled_from([Outcome.TARGET_BLOCKED, Outcome.JUDGE_INVALID]))
+    def retry(self, name: str, outcome: Outcome) -> None:
+        """`--retry` asks again for what ended so, beside what a resume asks for."""
+        self.count("retry")
+        run = self.model[name]
+        again = {sample for sample, ended in run.outcomes("j").items() if ended is outcome}
+        of_target = run.pending() | (again if outcome is Outcome.TARGET_BLOCKED else set())
+        self.down = frozenset()
+        _, target, judge = self.evaluate(name, run, "--resume", "--retry", outcome.value)
+        assert Counter(target) == Counter(of_target)
+        assert again <= set(target) | set(judge)
+        self.foresee(run)
+
+    @rule(
+        name=runs,
+        lane=st.sampled_from(FILES),
+        number=st.integers(0, 5),
+        by_hand=st.booleans(),
+    )
+    def repair(self, name: str, lane: str, number: int, by_hand: bool) -> None:
+        """A line that is damaged or edited is refused, and a repair has its sample done again."""
+        self.count("repair")
+        run, path = self.model[name], self.path(name) / lane
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        if not lines:
+            return
+        number %= len(lines)
+        try:
+            row = json.loads(lines[number])
+        except ValueError:
+            return  # The half line that a kill has left.
+        if by_hand and lane.startswith("resp"):
+            lines[number] = json.dumps(row | {"text": "Something else."}).encode()
+        else:
+            lines[number] = b"{" + lines[number]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        assert self.vlsb("report", self.path(name)).code == 5
+        done = self.vlsb("runs", "repair", self.path(name))
+        assert done.code == 0, done.err
+        sample = row["sample_id"]
+        if lane.startswith("resp"):
+            run.target[sample] = Outcome.NOT_ATTEMPTED
+        else:
+            run.verdicts["j"].pop(sample, None)
+
+    @rule(target=runs, name=consumes(runs))
+    def rename(self, name: str) -> str:
+        """A directory that is moved is the same run by another name."""
+        self.count("rename")
+        new = self.new_name()
+        self.path(name).rename(self.path(new))
+        self.model[new] = self.model.pop(name)
+        return new
+
+    @rule(name=consumes(runs))
+    def remove(self, name: str) -> None:
+        """A run that is removed is gone, and no other."""
+        self.count("remove")
+        assert self.vlsb("runs", "rm", self.path(name), "--yes").code == 0
+        del self.model[name]
+
+    @rule(target=runs, first=runs, second=runs)
+    def merge(self, first: str, second: str) -> object:
+        """Parts that share no sample become a run with the rows of both; others are refused."""
+        self.count("merge")
+        one, other, name = self.model[first], self.model[second], self.new_name()
+        done = self.vlsb("runs", "merge", self.path(first), self.path(second), "--into", self.path(name))
+        if set(one.target) & set(other.target):
+            assert done.code == 2, done.err
+            assert not self.path(name).exists()
+            return multiple()
+        assert done.code == 0, done.err
+        ranges = sorted({*one.target, *other.target})
+        limit = f"{ranges[0] + 1}-{ranges[-1] + 1}"
+        whole = ranges == list(range(ranges[0], ranges[-1] + 1))
+        judges = one.verdicts.keys() | other.verdicts.keys()
+        self.model[name] = Run(
+            limit,
+            deepcopy(one.target | other.target),
+            {judge: one.verdicts.get(judge, {}) | other.verdicts.get(judge, {}) for judge in judges},
+        )
+        return name if whole else multiple()
+
+    def count(self, step: str) -> None:
+        """Remember that a step was made."""
+        RunDirectories.steps[step] += 1
+
+    def found(self, name: str, judge: str) -> dict[int, Outcome]:
+        """The outcomes that a run directory holds."""
+        rows = load_run(self.path(name)).answer_rows(judge)
+        return {row["sample_id"]: Outcome(row["outcome"]) for row in rows}
+
+    @invariant()
+    def every_run_holds_what_the_model_says(self) -> None:
+        """Each sample of each run, with each judge, ended where the model says."""
+        for name, run in self.model.items():
+            for judge in run.verdicts:
+                if (self.path(name) / "verdicts" / f"{judge}.jsonl").exists():
+                    assert self.found(name, judge) == run.outcomes(judge), (name, judge)
+
+
+def explore(examples: int, steps: int, *, derandomize: bool) -> Counter[str]:
+    """Draw so many orders of commands; the steps that were made, by their kind."""
+    RunDirectories.steps.clear()
+    run_state_machine_as_test(
+        RunDirectories,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=derandomize,
+            database=None,
+            phases=[Phase.generate] if derandomize else [Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return RunDirectories.steps
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    made = explore(int(sys.argv[1]) if len(sys.argv) > 1 else 200, 15, derandomize=False)
+    each = ", ".join(f"{count} {step}" for step, count in made.most_common())
+    print(f"{made.total()} commands in {time.monotonic() - start:.0f} s, no violation: {each}")
