@@ -12,8 +12,22 @@ from hypothesis import strategies as st
 
 from tests.support.records import make_failure, make_response, make_verdict
 from vlsb import strict_json
-from vlsb.records import Completion, Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import (
+    Completion,
+    Failure,
+    Finding,
+    Key,
+    Label,
+    Outcome,
+    Rating,
+    Response,
+    Untrusted,
+    Usage,
+    Verdict,
+)
 from vlsb.store.codec import (
+    Batch,
+    BatchStep,
     Decoder,
     Json,
     Stamp,
@@ -363,3 +377,70 @@ def test_milliseconds_are_what_the_file_keeps_of_a_duration() -> None:
 
     assert record["latency_s"] == 0.123
     assert decode_response(record) == replace(response, latency_s=0.123)
+
+
+@pytest.mark.parametrize("seconds", [1e9, -1e9])
+@pytest.mark.parametrize(("name", "decode"), [("latency_s", decode_response), ("elapsed_s", decode_stamp)])
+def test_thirty_years_are_a_duration_and_more_is_damage(name: str, decode: Decode, seconds: float) -> None:
+    record = to_json(make_response()) | {"session": 1, "elapsed_s": 0.0, "at": "then"}
+
+    assert getattr(decode(record | {name: seconds}), name) == seconds
+    with pytest.raises(ValueError, match=f"^{name} is not a duration$"):
+        decode(record | {name: seconds * 1.01})
+
+
+def test_a_finding_comes_back_as_it_was_but_for_what_nobody_said() -> None:
+    finding = Finding(
+        sample_id=7,
+        epoch=2,
+        rating=Rating.UNSAFE,
+        refuses=None,
+        category=Untrusted("S2" * 40),
+        usage=Usage(input_tokens=3, cached_tokens=2),
+        asks=1,
+        attempts=1,
+        latency_s=0.5,
+        response_sha256="a" * 64,
+        image_sha256=None,
+        request_sha256="b" * 64,
+    )
+    record = to_json(finding)
+
+    assert Decoder().finding(through_the_file(record)) == finding
+    assert record["usage"] == {
+        "input_tokens": 3,
+        "output_tokens": None,
+        "reasoning_tokens": None,
+        "cached_tokens": 2,
+    }
+    assert "reasoning" not in to_json(make_response())
+    assert to_json(Stamp(1, 0.1234567, "then"))["elapsed_s"] == 0.123
+
+
+def test_nothing_but_values_of_json_is_part_of_a_record() -> None:
+    with pytest.raises(TypeError, match=r"^complex is not part of a record$"):
+        to_json({"a": 1j})
+
+
+@pytest.mark.parametrize(("length", "is_kept_once"), [(64, True), (65, False)])
+def test_a_short_text_is_kept_once_and_a_long_one_as_it_is(length: int, is_kept_once: bool) -> None:
+    decoder, text = Decoder(), "a" * length
+    first, second = (decoder.parse(text, Untrusted) for _ in range(2))
+
+    assert first == second == Untrusted(text)
+    assert (first is second) is is_kept_once
+
+
+def test_a_batch_is_what_all_its_steps_say_and_none_takes_back_another() -> None:
+    custom_id = f"7-1-1-{'a' * 32}"
+    planned = Batch("b").after(BatchStep(name="b", step="planned", judge="j", requests=(custom_id,)))
+    uploaded = planned.after(BatchStep(name="b", step="uploaded", id="file"))
+    created = uploaded.after(BatchStep(name="b", step="created", id="batch"))
+    ended = created.after(BatchStep(name="b", step="ended", status="completed"))
+
+    assert planned == Batch("b", "j", (custom_id,))
+    assert uploaded == replace(planned, file_id="file")
+    assert created == replace(uploaded, batch_id="batch")
+    assert ended == replace(created, status="completed")
+    assert ended.after(BatchStep(name="b", step="planned")) == ended
+    assert created.after(BatchStep(name="b", step="void")) == replace(created, status="void")
