@@ -360,7 +360,7 @@ class _Finished:
         file = self._run / "verdicts" / f"{judge}.jsonl"
         if self._grew(file):
             self._judged[judge] = set(map(_answer_of, _rows(file)))
-        ended = [each for each in self._ended if each["judge"] == judge and each["outcome"] not in retry]
+        ended = [each for each in self._ended if each["judge"] == file.name and each["outcome"] not in retry]
         done = self._judged.get(judge, set()) | set(map(_answer_of, ended))
         digest = hashlib.sha256(response.encode()).hexdigest()
         judged, answered = (

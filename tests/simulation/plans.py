@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tests.simulation import faults
@@ -24,6 +24,8 @@ USD_OF_ONE = sum(TOKENS) * USD_PER_TOKEN
 # What is put by for a request that is on its way, which may say more than it will.
 RESERVED_USD = 0.05
 MOST_BATCHES = 12
+# Within so many steps most sessions that try again are over.
+STEPS_OF_A_RETRY = 150
 FEATURES = ("outages", "skew", "jumps", "connections", "limits", "rpm", "retry", "stubborn", "other options")
 
 End = Literal["kill", "cancel", "interrupt", "interrupt twice", "none"]
@@ -84,33 +86,41 @@ def draw_plan(seed: int) -> Plan:
     replicas = draw.choice((1, 1, 2)) if not is_by_batch else 1
     batches = [draw_batch_plan(draw) for _ in range(MOST_BATCHES)] if is_by_batch else None
     features = {each for each in FEATURES if draw.random() < 0.25}
-    if is_chain:
-        features |= {"retry", "stubborn"}
     names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
     kinds = draw.sample(names, draw.choice((1, 2, 4, 8, 16)))
     count = draw.randint(3, 6) if is_chain else draw.choice((1, 1, 1, 1, 1, 2, 2, 3))
     latency_s, budget_bytes = draw.choice((0.001, 0.05, 1)), draw.choice((UPLOAD_BYTES, 4000, 20_000))
     plan = Plan(samples, epochs, judges, replicas, latency_s, budget_bytes, (), batches if HAS_SDK else None)
-    sessions = [_draw_session(draw, plan, features, kinds, is_chain=is_chain) for _ in range(count)]
-    return Plan(
-        samples,
-        epochs,
-        judges,
-        replicas,
-        latency_s,
-        budget_bytes,
-        [*sessions, SessionPlan()],
-        plan.batches,
-    )
+    sessions = [_draw_session(draw, plan, features, kinds) for _ in range(count)]
+    if is_chain:
+        sessions = _chain(draw, plan, sessions)
+    return replace(plan, sessions=[*sessions, SessionPlan()])
 
 
-def _draw_session(
-    draw: random.Random, plan: Plan, features: set[str], kinds: Sequence[str], *, is_chain: bool
-) -> SessionPlan:
+def _chain(draw: random.Random, plan: Plan, sessions: Sequence[SessionPlan]) -> list[SessionPlan]:
+    """Let the same samples end in the same way in each session, and every other session try them again."""
+    pairs = [(lane, sample) for lane in ("t", *"jk"[: plan.judges]) for sample in range(plan.samples)]
+    stubborn = {pair: draw.choice([*faults.ENDS]) for pair in pairs if draw.random() < 0.5}
+    chain = []
+    for number, each in enumerate(sessions):
+        is_retry = number % 2 == 1
+        chain.append(
+            replace(
+                each,
+                stubborn=stubborn,
+                retry=RETRIED if is_retry else (),
+                end=draw.choice(("interrupt", "interrupt", "interrupt twice", "cancel", "kill"))
+                if is_retry
+                else draw.choice(("none", "none", each.end)),
+                at_step=draw.randint(1, STEPS_OF_A_RETRY) if is_retry else each.at_step,
+            )
+        )
+    return chain
+
+
+def _draw_session(draw: random.Random, plan: Plan, features: set[str], kinds: Sequence[str]) -> SessionPlan:
     requests = plan.samples * plan.epochs * (1 + plan.judges) + 2
     ends: tuple[End, ...] = ("kill", "kill", "kill", "cancel", "interrupt", "interrupt twice", "none")
-    if is_chain:
-        ends = ("kill", "cancel", "interrupt", "interrupt", "none", "none")
     lanes = ["t", *"jk"[: plan.judges]]
 
     def has(feature: str, share: float = 0.5) -> bool:
