@@ -28,8 +28,8 @@ from tests.simulation import faults
 from tests.simulation.faults import KEY
 from tests.simulation.loop import Deadlock
 from tests.simulation.network import LATENCY_S
-from tests.simulation.plans import MOST_BATCHES, TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
-from tests.simulation.provider import Provider
+from tests.simulation.plans import TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
+from tests.simulation.provider import MOST_BATCHES, Provider
 from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of

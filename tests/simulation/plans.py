@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tests.simulation import faults
-from tests.simulation.provider import HAS_SDK, CallFault, draw_batch_plan, draw_call_fault
+from tests.simulation.provider import HAS_SDK, CallFault, draw_batch_plans, draw_call_fault
 from vlsb.config import UPLOAD_BYTES
 from vlsb.simulator import BatchPlan
 
@@ -23,7 +23,6 @@ USD_OF_ONE = sum(TOKENS) * USD_PER_TOKEN
 """What an answer costs."""
 # What is put by for a request that is on its way, which may say more than it will.
 RESERVED_USD = 0.05
-MOST_BATCHES = 12
 # Within so many steps most sessions that try again are over.
 STEPS_OF_A_RETRY = 150
 FEATURES = ("outages", "skew", "jumps", "connections", "limits", "rpm", "retry", "stubborn", "other options")
@@ -84,7 +83,7 @@ def draw_plan(seed: int) -> Plan:
     samples = draw.randint(1, 7 if draw.random() < 0.25 and not is_chain else 3)
     epochs, judges = draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 1, 2))
     replicas = draw.choice((1, 1, 2)) if not is_by_batch else 1
-    batches = [draw_batch_plan(draw) for _ in range(MOST_BATCHES)] if is_by_batch else None
+    batches = draw_batch_plans(draw) if is_by_batch else None
     features = {each for each in FEATURES if draw.random() < 0.25}
     names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
     kinds = draw.sample(names, draw.choice((1, 2, 4, 8, 16)))

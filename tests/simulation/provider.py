@@ -25,6 +25,7 @@ REFUSALS = ("429", "429 with a wait")
 HAS_SDK = all(map(find_spec, ("openai", "aiofiles")))
 """Whether the extra `batch` is installed: without it no history is by batch."""
 
+MOST_BATCHES = 12
 # More downloads than a session tries.
 MOST_HALVES = 9
 
@@ -67,8 +68,16 @@ def _half_for_long(content: bytes, download: int) -> bytes:
     return content[: len(content) // 2] if download <= MOST_HALVES else content
 
 
-def draw_batch_plan(draw: random.Random) -> BatchPlan:
-    """Draw what becomes of a batch."""
+def draw_batch_plans(draw: random.Random) -> list[BatchPlan]:
+    """Draw what becomes of the batches of a history: all end in part, or each as it happens."""
+    if draw.random() < 0.3:
+        ends, serve = draw.choice(("expired", "cancelled")), draw.choice((_half_at_first, _half_for_long))
+        plan = BatchPlan(ends=ends, answers=draw.randint(1, 3), names_unasked=False, serve=serve)
+        return [plan] * MOST_BATCHES
+    return [_draw_batch_plan(draw) for _ in range(MOST_BATCHES)]
+
+
+def _draw_batch_plan(draw: random.Random) -> BatchPlan:
     ends = draw.choice(("completed",) * 7 + ("expired", "cancelled", "failed"))
     creation = draw.choice((None,) * 5 + (error(500), error(503)))
     return BatchPlan(
