@@ -38,7 +38,9 @@ def fates(
         (copy / module.path).write_text(code, "utf-8")
         order = copy / "mutants.json"
         names = [mutant.name for mutant in mutants]
-        order.write_text(json.dumps({"mutants": names, "at_once": at_once, "within_s": within_s}), "utf-8")
+        order.write_text(
+            json.dumps({"mutants": names, "at_once": at_once, "until": time.monotonic() + within_s}), "utf-8"
+        )
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
         subprocess.run(
             [*command, "-p", "tests.mutants.session", *module.tests],
@@ -112,7 +114,7 @@ def main(words: Sequence[str]) -> int:
         wanted = {
             path for path in wanted if any(f.startswith((path, *modules[path].tests)) for f in differing)
         }
-        print(f"{len(wanted)} modules whose code or tests differ from the commit before")
+        print(f"changed since the commit before: {', '.join(sorted(wanted)) or 'no module of the list'}")
     failed = False
     for path in sorted(wanted):
         if (left_s := until - time.monotonic()) <= 0:

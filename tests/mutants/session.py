@@ -41,7 +41,7 @@ def pytest_collection() -> None:
 def pytest_runtestloop(session: pytest.Session) -> bool:
     order = json.loads(ORDER.read_text("utf-8"))
     reached, costs = _measure(session.items)
-    mutants = Mutants(reached, costs, order["at_once"], time.monotonic() + order["within_s"])
+    mutants = Mutants(reached, costs, order["at_once"], order["until"])
     ORDER.with_suffix(".results").write_text(json.dumps(mutants.run(order["mutants"])), "utf-8")
     return True
 
