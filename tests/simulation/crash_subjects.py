@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from tests.simulation.crash_states import ALL, Part, build, pending, state
-from tests.simulation.disk import RETURNED, Disk, Recorder, Trace
+from tests.simulation.disk import RETURNED, Call, Disk, Recorder, Trace
 from tests.simulation.loop import LONGEST_THREAD_S
 from tests.simulation.promises import (
     Broken,
@@ -27,10 +30,12 @@ from tests.simulation.promises import (
     require_lines,
     require_torn_kept,
 )
-from tests.simulation.small_run import Session, SmallRun
+from tests.simulation.provider import HAS_SDK, Provider
+from tests.simulation.small_run import JUDGES, NO_VERDICT, Session, SmallRun
 from tests.simulation.world import World
 from vlsb.errors import StoreError
 from vlsb.evaluation.options import RunOptions
+from vlsb.simulator import BatchPlan
 from vlsb.store.audit import FILE, draw_audit, draw_calibration, read_audit
 from vlsb.store.manifest import read_manifest, write_manifest
 from vlsb.store.state import calibration_file
@@ -118,12 +123,12 @@ def _resume(run: SmallRun, *, may_be_damaged: bool) -> Session:
 # What is recorded.
 
 
-def record(run: SmallRun, number: int = 2) -> Trace:
+def record(run: SmallRun, number: int = 2, recorder: type[Recorder] = Recorder) -> Trace:
     """Everything that one session does to the disk, and its return."""
     recorders = []
 
     def on_disk(world: World) -> AbstractContextManager[None]:
-        recorders.append(Recorder(run.home, world.loop.time))
+        recorders.append(recorder(run.home, world.loop.time))
         return Disk([run.home], recorders[0]).entered()
 
     session = run.session(number, on_disk)
@@ -345,6 +350,63 @@ def _require_remembered(run: SmallRun, trace: Trace, at: int, parts: Mapping[int
     require_complete(run)
 
 
+# A run by batch.
+
+MOST_RESUMES = 12
+
+
+@dataclass(frozen=True)
+class _BatchTrace(Trace):
+    """What was done to the disk, and how the provider stood after each operation."""
+
+    providers: Sequence[Provider] = ()
+
+
+def _by_batch(run: SmallRun, draw: random.Random) -> Trace:
+    """Ask everything in batches, from nothing."""
+    build(run.home, {})
+    provider, providers = Provider((), random.Random("provider")), list[Provider]()
+
+    class Watcher(Recorder):
+        """A recorder that remembers the provider, too."""
+
+        def after(self, call: Call, result: Any) -> None:
+            super().after(call, result)
+            while len(providers) < len(self.ops):
+                providers.append(provider.as_it_is())
+
+    provider.let_all(BatchPlan(polls=1))
+    trace = record(replace(run, provider=provider), recorder=Watcher)
+    first = Provider((), random.Random("provider"))
+    return _BatchTrace(**vars(trace), providers=[first, *providers, provider])
+
+
+def _require_paid_once(run: SmallRun, trace: Trace, at: int, parts: Mapping[int, Part]) -> None:
+    """The run can be brought to its end, and nothing is paid for twice."""
+    assert isinstance(trace, _BatchTrace)
+    build(run.home, state(trace, at, parts))
+    provider = trace.providers[min(at, len(trace.providers) - 1)].as_it_is()
+    provider.let_all(BatchPlan())
+    resumed = replace(run, provider=provider)
+    doubts = Counter[str]()
+    for _ in range(MOST_RESUMES):
+        # A batch that the crash left in doubt is looked for once more before the user gives it up.
+        lost = [name for name, times in doubts.items() if times > 1]
+        if (error := resumed.session(99, batch_again=lost).error) is None:
+            break
+        doubts.update(re.findall(r"--batch-again ([\w-]+)", f"{error} {error.advice}")[:1])
+        if "vlsb runs repair" in str(error):
+            repair_run(run.directory)
+    else:
+        raise Broken(f"the resumes ended with {type(error).__name__}: {error}")
+    # A judge whose reply is no verdict is asked twice; where its batch is given up, from the first on again.
+    again = {(judge, NO_VERDICT) for judge in JUDGES}
+    most = 3 if max(doubts.values(), default=0) > 1 else 2
+    if twice := (provider.paid_too_often(1) - again) | provider.paid_too_often(most):
+        raise Broken(f"{sorted(twice)} were paid for twice")
+    require_complete(run)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is recorded, and what must hold of each state that a crash may leave of it."""
@@ -363,6 +425,7 @@ def _session(before: Callable[[SmallRun, random.Random], None]) -> Subject:
 
 SUBJECTS: Mapping[str, Subject] = {
     **{name: _session(before) for name, before in BEFORE.items()},
+    **({"a run by batch": Subject(_by_batch, _require_paid_once)} if HAS_SDK else {}),
     "a repair": Subject(_repair, _require_repaired),
     "a merge": Subject(_merge, _require_merged),
     "the draws of an audit": Subject(_draw, _require_drawn),

@@ -12,6 +12,7 @@ import orjson
 import vlsb
 from tests.simulation.small_run import JUDGES, Session, SmallRun, outcome_of
 from vlsb.records import RETRIED_ON_RESUME, STOPPED
+from vlsb.store.state import RESULTS
 
 _DRAFT = ".run.json"
 
@@ -83,7 +84,8 @@ def require_complete(run: SmallRun) -> None:
             raise Broken(f"{judge}: {ended}")
     if (run.directory / _DRAFT).exists():
         raise Broken(f"{_DRAFT} is left")
-    for path in sorted(run.directory.rglob("*.jsonl")):
+    # What a provider sent is kept as it came.
+    for path in sorted(each for each in run.directory.rglob("*.jsonl") if each.parent.name != RESULTS):
         seen = Counter(_key(row) for row in map(orjson.loads, path.read_bytes().splitlines()))
         if twice := [key for key, count in seen.items() if key is not None and count > 1]:
             raise Broken(f"{path.name} has twice: {twice}")

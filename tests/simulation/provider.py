@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -147,6 +148,15 @@ class Provider(Batches):
             if batch.status in ("validating", "in_progress") and batch.plan.ends == "completed":
                 count.update(key for _, key in map(_named, batch.lines))
         return {key for key in count if count[key] > times + self._again[key]}
+
+    def as_it_is(self) -> Provider:
+        """Return a provider that goes on from here, whatever becomes of this one."""
+        other = copy(self)
+        other._respond = other._ask
+        other.submitted, other.paid = self.submitted.copy(), self.paid.copy()
+        other._files, other._bought = self._files.copy(), self._bought.copy()
+        other._batches = {name: deepcopy(each) for name, each in self._batches.items()}
+        return other
 
     async def _ask(self, request: Request) -> Action:
         return self.respond(request)

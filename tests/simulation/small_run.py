@@ -10,7 +10,7 @@ import gc
 import multiprocessing
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 import vlsb.api
 from tests.simulation.faults import ANSWERS
-from tests.simulation.history import HOST, KEY_VARIABLE, set_environment, write_data
+from tests.simulation.history import BATCH_HOST, HOST, KEY_VARIABLE, set_environment, write_data
 from tests.simulation.laboratory import memory
+from tests.simulation.provider import Provider
 from tests.simulation.world import World, quietly
 from tests.support.endpoint import sample_of
 from vlsb.errors import VlsbError
@@ -60,13 +61,17 @@ def outcome_of(sample: int) -> Outcome:
 
 @dataclass(frozen=True)
 class SmallRun:
-    """A run of so many samples and judges, in a directory of its own, and the data set that it is about."""
+    """A run of so many samples and judges, in a directory of its own, and the data set that it is about.
+
+    With a `provider` it is a run by batch.
+    """
 
     home: Path
     data: Path
     samples: int = 4
     judges: int = 1
     epochs: int = 1
+    provider: Provider | None = None
 
     @property
     def directory(self) -> Path:
@@ -79,10 +84,11 @@ class SmallRun:
         on_disk: Callable[[World], AbstractContextManager[None]] = lambda _: nullcontext(),
         *,
         is_refused: bool = False,
+        batch_again: Sequence[str] = (),
     ) -> Session:
         """Evaluate until the session ends. Other than a VlsbError, nothing is caught.
 
-        With `is_refused` the endpoint knows no key.
+        With `is_refused` the endpoint knows no key. The user gives up the batches `batch_again`.
         """
         world, session, texts = World(f"small run {number}"), Session(), dict[int, str]()
 
@@ -106,10 +112,17 @@ class SmallRun:
             if request.number in texts:
                 session.handed_over.append((world.loop.time(), texts[request.number]))
 
+        def bought(request: Request) -> Action:
+            assert self.provider is not None
+            self.provider.buy(request)
+            return respond(request)
+
         async def main() -> None:
             names = ("m", *JUDGES)
             async with Simulator(respond, model_names=names, on_answered=answered) as simulator:
-                url = f"http://{HOST}:{simulator.port}/v1"
+                url = f"http://{HOST if self.provider is None else BATCH_HOST}:{simulator.port}/v1"
+                if self.provider is not None:
+                    simulator.batches, self.provider.respond = self.provider, bought
                 with on_disk(world):
                     await vlsb.api.evaluate(
                         "m",
@@ -122,6 +135,8 @@ class SmallRun:
                         resume=True,
                         limit=self.samples,
                         epochs=self.epochs,
+                        batch=self.provider is not None,
+                        **({"batch_again": list(batch_again)} if batch_again else {}),
                         **_OPTIONS,
                     )
                 if simulator.errors:

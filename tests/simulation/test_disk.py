@@ -21,6 +21,7 @@ from tests.simulation.io_errors import Fault, calls_of, require_read, require_su
 from tests.simulation.laboratory import HASHES
 from tests.simulation.planted import ROOT
 from tests.simulation.promises import Broken
+from tests.simulation.provider import HAS_SDK
 from tests.simulation.small_run import SmallRun
 
 
@@ -75,6 +76,17 @@ def test_a_power_cut_that_keeps_nothing_but_a_rename_loses_nothing(run: SmallRun
     for at in (*renamed, len(trace.ops)):
         others = [each for each in pending(trace, at) if trace.ops[each].kind != "rename"]
         SUBJECTS[name].require(run, trace, at, dict.fromkeys(others, NONE))
+
+
+@pytest.mark.skipif(not HAS_SDK, reason="batches need the extra `batch`")
+def test_no_batch_is_paid_for_twice_after_a_power_cut(run: SmallRun) -> None:
+    subject = SUBJECTS["a run by batch"]
+    trace = subject.record(run, random.Random(1))
+    synced = [at for at, op in enumerate(trace.ops, start=1) if op.kind == "sync" and op.file]
+
+    assert len(synced) > 8
+    for at in synced:
+        subject.require(run, trace, at, dict.fromkeys(pending(trace, at), NONE))
 
 
 def test_a_call_of_the_disk_that_fails_breaks_no_promise() -> None:
