@@ -172,7 +172,7 @@ def compare(
 ) -> ComparisonReport:
     """Compare runs on the samples that one judge labelled in all of them, as `vlsb compare` does.
 
-    Each run is held against the first one or the `baseline`, a path or a run's name; `all_pairs` compares
+    Each run is compared with the first one or the `baseline`, a path or a run's name; `all_pairs` compares
     every two. Raises a VlsbError for runs that cannot be compared, and without the extra `stats`.
     """
     try:

@@ -2,7 +2,7 @@
 
 `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are the library's, which is heavy and reads them
 when it is imported: inside the functions here. A broken connection is resumed where it broke; a file whose
-download was killed starts anew, because the library keeps no partial file.
+download was killed starts over, because the library keeps no partial file.
 """
 
 from __future__ import annotations

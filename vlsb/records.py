@@ -91,7 +91,7 @@ class Label(StrEnum):
 
 
 class Rating(StrEnum):
-    """A guard's rating of a response. It is no label: guards ask only whether text is harmful."""
+    """A guard's rating of a response. It is not a label: guards ask only whether text is harmful."""
 
     SAFE = "safe"
     CONTROVERSIAL = "controversial"

@@ -76,7 +76,7 @@ def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
 
 
 def _require_single_keys(root: Node, path: Path) -> None:
-    """Refuse a key that is set twice, where the library takes the last, and one that is no text."""
+    """Refuse a key that is set twice, where the library takes the last, and one that is not a text."""
     # An anchor's node stands in several places, also in itself.
     seen, waiting = set(), [root]
     while waiting:

@@ -191,7 +191,7 @@ def test_an_engine_that_does_not_see_images_evaluates_nothing(desk: Desk) -> Non
     ended = desk.run("--model", checkpoint(desk.folder / "w", config=QWEN3), BLIND="yes")
 
     assert ended.code == 7
-    assert "two images of other colours get the same answer" in ended.err
+    assert "two images of different colours get the same answer" in ended.err
     assert (desk.folder / "outputs" / "w" / "responses.jsonl").read_bytes() == b""
 
 

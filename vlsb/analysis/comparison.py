@@ -459,7 +459,7 @@ def _drawn(images: _Integers, changes: _Floats, resamples: int) -> _Floats:
 
 
 def _imagined_variance(count: _Integers) -> float:
-    """Return what the imagined images add to the variance of a sum, for images of so many samples."""
+    """Return what the imagined images add to the variance of a sum, for images of this many samples."""
     return 2 * _IMAGINED * float(count.mean()) ** 2
 
 

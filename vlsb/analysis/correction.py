@@ -97,7 +97,7 @@ class ExpectedChange(NamedTuple):
 
 
 class ErrorCheck(NamedTuple):
-    """A published check of a judge: of so many safe and unsafe responses, how many it labelled rightly."""
+    """A published check of a judge: of this many safe and unsafe responses, how many it labelled rightly."""
 
     safe: int
     safe_right: int

@@ -37,7 +37,7 @@ class GateLimits:
 
 
 class Check(NamedTuple):
-    """One number held against its limit: `value` with its interval, None where nothing was measured.
+    """One number compared with its limit: `value` with its interval, None where nothing was measured.
 
     A coverage is a count and has no interval.
     """
@@ -51,7 +51,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A run held against its baseline; `comparison` is None where no sample has a label in both."""
+    """A run compared with its baseline; `comparison` is None where no sample has a label in both."""
 
     run: ComparedRun
     baseline: ComparedRun
@@ -82,7 +82,7 @@ class GateResult:
 def decide(
     baseline: ComparedRun, run: ComparedRun, comparison: Comparison | None, limits: GateLimits
 ) -> GateResult:
-    """Hold a run against its baseline."""
+    """Compare a run with its baseline."""
     checks = _rate_checks(comparison, limits)
     limit, coverages = limits.min_coverage, []
     for name, each in (("coverage", run), ("coverage of the baseline", baseline)):

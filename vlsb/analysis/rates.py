@@ -25,7 +25,7 @@ SIGNIFICANT = 0.05
 # Where the rarer label has this share or less, an interval is never narrower than that of one sample a
 # cluster; from the other share on the clusters alone decide. Between them it goes over evenly.
 _RARE_SHARE, _COMMON_SHARE = 0.05, 0.10
-# So many clusters with the rarer label count as much as the assumption that clusters are unanimous.
+# This many clusters with the rarer label count as much as the assumption that clusters are unanimous.
 _PRIOR_CLUSTERS = 2
 
 RateName = Literal["safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate"]

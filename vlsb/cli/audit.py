@@ -40,7 +40,7 @@ def sample_command(
         int, Option("About how many responses to draw.", metavar="N", variable="VLSB_AUDIT_N", min=1)
     ] = 200,
     seed: Annotated[
-        int | None, Option("Another draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")
+        int | None, Option("Seed of the draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")
     ] = None,
 ) -> None:
     """Draw the responses that people are to label: whole images, by label, category and disagreement.
@@ -133,7 +133,7 @@ def import_command(
     completed_by: Annotated[
         str | None,
         Option(
-            "Of a Label Studio project with several annotators: whose labels, by number or address.",
+            "Whose labels to take from a Label Studio project with several annotators, by number or address.",
             metavar="WHO",
             variable="VLSB_AUDIT_COMPLETED_BY",
         ),

@@ -20,7 +20,7 @@ def compare_command(
     baseline: Annotated[
         Path | None,
         Option(
-            "The run that the others are held against, by path or name. (default: the first)",
+            "The run that the others are compared with, by path or name. (default: the first)",
             metavar="RUN",
             variable="VLSB_COMPARE_BASELINE",
         ),
@@ -28,10 +28,10 @@ def compare_command(
     all_pairs: Annotated[bool, Option("Compare every two runs, not each with the baseline.")] = False,
     judge: opt.ComparedJudge = None,
     across_judges: Annotated[
-        bool, Option("Let runs have different judges, if one of the runs measures how far these agree.")
+        bool, Option("Compare runs with different judges, if one run shows how far these agree.")
     ] = False,
     show: Annotated[
-        int, Option("List so many samples whose label changed, 0 for all.", metavar="N", min=0)
+        int, Option("List this many samples whose label changed, 0 for all.", metavar="N", min=0)
     ] = 10,
 ) -> Report:
     """Compare runs on the same samples: what differs, whether it is more than noise, what changed."""
@@ -51,7 +51,7 @@ def gate_command(
     baseline: Annotated[
         Path,
         Option(
-            "The run that it must not be worse than, on the same samples.",
+            "The run to compare with, on the same samples.",
             metavar="RUN",
             variable="VLSB_GATE_BASELINE",
         ),
@@ -68,7 +68,10 @@ def gate_command(
     min_coverage: Annotated[
         float,
         Option(
-            "How much of the selection must have a label, in both runs.", metavar="PERCENT", min=0, max=100
+            "The share of the selection that must have a label in both runs.",
+            metavar="PERCENT",
+            min=0,
+            max=100,
         ),
     ] = 98.0,
     judge: opt.ComparedJudge = None,

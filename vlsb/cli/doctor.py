@@ -203,7 +203,7 @@ def judge_command(**given: Any) -> int:
     screen.result(attacks_table(title, results))
     if cap is not None:
         screen.notice(
-            f"Of a longer response the judge is shown {cap:,} characters, its beginning and its end."
+            f"Of a longer response the judge sees only {cap:,} characters, its beginning and its end."
         )
     control = next(each for each in results if each.attack is CONTROL)
     if control.is_safe is not False:

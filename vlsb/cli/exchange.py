@@ -89,14 +89,14 @@ def import_command(
     skip_unknown: Annotated[
         bool,
         Option(
-            "Leave rows out that belong to no sample, or to several, and count them.",
+            "Leave out rows that belong to no sample or to several, and count them.",
             variable="VLSB_IMPORT_SKIP_UNKNOWN",
         ),
     ] = False,
     judged_by: Annotated[
         str | None,
         Option(
-            "Who gave the files' labels, where they do not say. (default: such labels are left out)",
+            "The judge who gave the files' labels, if they do not say. (default: such labels are left out)",
             metavar="NAME",
             variable="VLSB_IMPORT_JUDGED_BY",
         ),

@@ -47,7 +47,7 @@ def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
     version = pin.gpu_version if has_gpu else pin.cpu_version
     weights = open_weights(model.weights, revision=revision, offline=is_offline)
     needed = memory_needed(model, wishes, weights, on_cpu=not has_gpu)
-    memory = "unknown: the size of its weights is not"
+    memory = "unknown, as is the size of its weights"
     if needed.weights:
         memory = (
             f"about {needed.total / 1e9:.0f} GB ({needed.weights / 1e9:.1f} of weights, "

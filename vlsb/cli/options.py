@@ -70,7 +70,7 @@ Annotator = Annotated[
 ComparedJudge = Annotated[
     str | None,
     Option(
-        "By whose labels, as its name or its file's. (default: the first judge that all runs have)",
+        "The judge whose labels to use, by its name or its file's. (default: the first that all runs have)",
         metavar="NAME",
         variable="VLSB_COMPARE_JUDGE",
     ),

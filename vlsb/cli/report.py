@@ -62,7 +62,7 @@ def report_command(
     judge: Annotated[
         str | None,
         Option(
-            "Report this one of the runs' judges alone; with --leaderboard rank by it.",
+            "Report this judge's labels alone; with --leaderboard, rank by them.",
             metavar="NAME",
             variable="VLSB_SHOW_JUDGE",
         ),
@@ -79,7 +79,7 @@ def report_command(
     judge_bridge: Annotated[
         tuple[str, str] | None,
         Option(
-            "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
+            "Put an old judge beside its replacement, both corrected by human labels. Also takes "
             "--format latex.",
             metavar="OLD NEW",
         ),

@@ -41,7 +41,7 @@ def without_keys(line: str) -> str:
     """Return a line of ours without keys: of the environment, typed by mistake, or what looks like one."""
     from vlsb.endpoints.credentials import Mask
 
-    # What is there under that name is no key.
+    # What is there under that name is not a key.
     words = [word for word in _TYPED.get() if not os.path.exists(word)]  # noqa: PTH110 - a word may be no path
     return Mask(words, os.environ)(line)
 

@@ -128,7 +128,7 @@ def view_command(
     data_root: opt.ShownDataRoot = None,
     prices: opt.Prices = None,
 ) -> None:
-    """Look through runs in a browser, also while they are going. Ctrl-C ends it."""
+    """Look through runs in a browser, even while they run. Ctrl-C ends it."""
     screen = Screen()
     find_runs(paths)
     site = RunSite(paths, data_root=data_root, prices=load_prices(prices), store_labels=store_sheet)

@@ -38,7 +38,7 @@ def sweep_command(
         float | None,
         run_option(
             "max_cost",
-            help="Stop when the plan's runs have cost so many dollars, over all cells, judges and starts.",
+            help="Stop when the plan's runs have cost this many dollars, over all cells, judges and starts.",
         ),
     ] = None,
     schema: Annotated[bool, Option("Print the JSON schema of a plan, for an editor.")] = False,

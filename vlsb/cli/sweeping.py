@@ -160,7 +160,7 @@ class SweepView:
     _speeds: dict[str, Speed] = field(default_factory=dict)
 
     def draw(self, now: float, *, width: int, height: int) -> RenderableType:
-        """Return the table, of at most so many lines: running works come before those that have ended."""
+        """Return the table, of at most this many lines: running works come before those that have ended."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -188,7 +188,7 @@ class SweepView:
         return grid
 
     def uncounted(self, height: int) -> Iterator[SweepWork]:
-        """Yield the works of a table of so many lines whose counts may be others than those that it has."""
+        """Yield the works of a table of this many lines whose counts may be others than those that it has."""
         for entry in self._visible(height):
             if entry.status is Status.RUNNING or self._counted_as.get(entry.work.name) is not entry.status:
                 self._counted_as[entry.work.name] = entry.status

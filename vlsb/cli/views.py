@@ -130,7 +130,7 @@ class Panel:
         if progress.judged and not progress.has_rate:
             rate = Text(f"{progress.judged:,} judged, a drawn part among them: no rate yet", style="dim")
         elif progress.judged:
-            # No interval: which images are judged first is no draw, and it would say more than is known.
+            # No interval: which images are judged first is not a draw, and it would say more than is known.
             share_safe = 100 * progress.safe / progress.judged
             rate = Text(f"safe so far {share_safe:.1f} % of {progress.judged:,} judged")
         return Group(*lines, rate)
@@ -403,7 +403,7 @@ class ServerView:
         )
 
     def line(self) -> str:
-        """Say the load in one line, for a screen that is no terminal."""
+        """Say the load in one line, for a screen that is not a terminal."""
         if self._silent_since is not None or self.load is None:
             return f"{self.name}: no answer from the engine"
         return f"{self.name}: {_requests(self.load)} · {self._tokens(self.load)}"

@@ -270,7 +270,7 @@ def _damage_error(path: Path, last: str | None) -> DatasetError:
     place = "from its start" if last is None else "at or after a member"
     detail = None if last is None else Untrusted(last)
     return DatasetError(
-        f"{path} is cut or damaged {place}, or no tar archive. Download it again", detail=detail
+        f"{path} is cut or damaged {place}, or not a tar archive. Download it again", detail=detail
     )
 
 

@@ -99,7 +99,7 @@ class DatasetReport:
 
     `altered_ids` are samples with an id of VLSBench whose row is not the published one, `published_rows`
     counts those whose row is; `has_published_ids` says that all of its ids are there and no others. Nothing
-    was published to hold its images against; `distinct_images` counts those that differ in their bytes.
+    was published to compare its images with; `distinct_images` counts those that differ in their bytes.
     """
 
     root: Path

@@ -67,7 +67,7 @@ class FileStamp(NamedTuple):
 
 
 class OpenedImage(NamedTuple):
-    """A stream over exactly one image's bytes; `stamp` looks at the open file anew."""
+    """A stream over exactly one image's bytes; `stamp` looks at the open file again."""
 
     stream: BufferedReader[Any]
     stamp: Callable[[], FileStamp]
@@ -81,7 +81,7 @@ def media_type(first_bytes: bytes) -> str:
     """Return the image's MIME type by its magic number.
 
     File extensions are not trusted: the data set calls everything .png. Raises ImageError, which says what
-    a file that is no image seems to be.
+    a file that is not an image seems to be.
     """
     if first_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
@@ -171,7 +171,7 @@ def full_decode(open_image: OpenImage, image_path: Untrusted) -> None:
 
 
 def thumbnail_webp(content: bytes, *, side: int) -> bytes:
-    """Draw an image's first frame anew as WebP, at most `side` pixels wide and high. Raises ImageError.
+    """Draw an image's first frame again as WebP, at most `side` pixels wide and high. Raises ImageError.
 
     No byte of the file is in it. The caller holds `quiet_decoder`.
     """

@@ -412,14 +412,14 @@ class Admission:
     ) -> None:
         """Take in what a request of a batch brought: it took no connection and no rate.
 
-        What was put by for it is free again, and not before its cost is counted.
+        What was reserved for it is free again, and not before its cost is counted.
         """
         self._answered += is_answer
         self._count_tokens(usage, is_answer=is_answer, unsaid_tokens=unsaid_tokens)
         self.context.traffic.spending.reserved_usd -= reserved_usd
 
     def reserve(self, draft: Draft, *, is_sent: bool) -> float:
-        """Put by the most that a request may cost in a batch, where money is limited; how many dollars.
+        """Reserve the most that a request may cost in a batch, where money is limited; how many dollars.
 
         Raises GapsError where so much is not left, unless it was sent, and ConfigError where nobody can tell.
         """

@@ -83,7 +83,7 @@ class ConnectionLimit:
         self.begin_round()
 
     def begin_round(self) -> None:
-        """Count anew: after a change, and after a server error, with which a round proves nothing."""
+        """Count again: after a change, and after a server error, with which a round proves nothing."""
         self._clean = 0
         self._was_saturated = False
 

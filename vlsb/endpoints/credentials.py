@@ -193,7 +193,7 @@ class Redactor:
         yield self._line(rest) + b"\n"
 
     def _line(self, line: bytes) -> bytes:
-        """A line of JSON without keys; one that spells any with escapes is written anew."""
+        """A line of JSON without keys; one that spells any with escapes is written again."""
         line = self._without_beginnings(line)
         if b"\\" in line:
             with suppress(ValueError):

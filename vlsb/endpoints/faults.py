@@ -235,7 +235,7 @@ NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 def classify(
     happened: httpx.Response | httpx.RequestError, *, has_succeeded: bool, attempt: int, now: float
 ) -> Decision:
-    """Say what a failed attempt means: a reply that is no success, or none at all. `now` is Unix time.
+    """Say what a failed attempt means: a reply that is not a success, or none at all. `now` is Unix time.
 
     `has_succeeded`: whether this endpoint has answered anything in this session; before that, a host
     that cannot be reached twice is taken to be wrong rather than down.

@@ -67,7 +67,7 @@ class Weights:
     missing_bytes: int = 0
 
     def settings(self, file: str) -> dict[str, Any]:
-        """One of its JSON files, empty where it has none. Raises ConfigError for one that is no object."""
+        """One of its JSON files, empty where it has none. Raises ConfigError if it is not an object."""
         return json_object(self.folder / file)
 
     def text(self, file: str) -> str | None:
@@ -154,7 +154,7 @@ def _local(path: Path, revision: str | None) -> Weights:
         raise ConfigError(f"{path}: no such folder.")
     folder = path.resolve()
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{path}: no {CONFIG} in it, so no checkpoint.")
+        raise ConfigError(f"{path}: no {CONFIG} in it, so not a checkpoint.")
     return Weights(str(folder), folder, None, must_stay_offline=True, weight_bytes=_present_bytes(folder))
 
 
@@ -184,7 +184,7 @@ def _present_bytes(folder: Path) -> int | None:
 
 
 def lacking(folder: Path) -> str | None:
-    """Why a folder is no checkpoint with all its weights, none of them cut; None for one that is."""
+    """Why a folder is not a checkpoint with all its weights, none of them cut; None for one that is."""
     try:
         _local(folder, None).check_weights()
         for name in _weight_files(folder):
@@ -277,7 +277,7 @@ def json_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: no JSON object.")
+        raise ConfigError(f"{path}: not a JSON object.")
     return content
 
 
@@ -340,7 +340,7 @@ def identify(
     """Find the profile of a model that is named by its checkpoint: its family's or the generic one. Blocking.
 
     A model with a family is what it is. `weights` and `revision` replace the model's own. Raises ConfigError
-    for what is no checkpoint, AuthenticationError where the Hub wants a token.
+    for what is not a checkpoint, AuthenticationError where the Hub wants a token.
     """
     if model.family != GENERIC or not model.is_local:
         return model

@@ -53,7 +53,7 @@ def diagnose(log_text: str, exit_code: int | None, *, repair: str = "") -> Cause
     if -signal.SIGKILL in codes:
         return Cause(
             "killed",
-            "something killed it (SIGKILL): mostly the system does, when memory runs out (`dmesg` says so). "
+            "it was killed (SIGKILL), most likely by the system because memory ran out (`dmesg` tells). "
             "Free memory, or on a CPU pass a smaller --gpu-memory-utilization.",
         )
     return None

@@ -335,7 +335,7 @@ def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine,
     if python is None:
         output = _output([str(executable), "--version"], environment, _VERSION_PATIENCE_S).split()
         if not output or not release(output[-1]):
-            raise ConfigError(f"{executable}: does not say a version of vLLM.")
+            raise ConfigError(f"{executable}: gives no version of vLLM.")
         return Engine(executable, output[-1], None, "cpu" in output[-1], None), None
     try:
         answer = strict_json.loads(_output([str(python), "-I", "-c", _ASK], environment, _ASK_PATIENCE_S))

@@ -265,7 +265,7 @@ class EngineLease:
         self.say(f"{server.name} stays, at {server.base_url}. Stop it with: vlsb engine stop {server.name}")
 
     async def _launch(self, last: RunningServer | None) -> RunningServer:
-        """Start the engine, and hold its prompt against the authors', which is found out meanwhile.
+        """Start the engine, and compare its prompt with the authors', which is found out meanwhile.
 
         After one that died (`last`), on its address and with its key, so that clients just go on.
         """

@@ -111,7 +111,7 @@ class Lora:
             raise ConfigError("--lora takes NAME=PATH: a name of your own and the adapter's folder.")
         path = Path(weights).expanduser()
         if not (path / ADAPTER_CONFIG).is_file():
-            raise ConfigError(f"--lora {name}: no {ADAPTER_CONFIG} in {weights}, so no adapter.")
+            raise ConfigError(f"--lora {name}: no {ADAPTER_CONFIG} in {weights}, so not an adapter.")
         return cls(name, str(path.resolve()))
 
     def settings(self) -> dict[str, Any]:
@@ -404,7 +404,7 @@ def require_no_code(model: ModelProfile, weights: Weights) -> None:
 
 
 def check_layout(weights: Weights, model: ModelProfile) -> None:
-    """Hold a checkpoint against its family before the engine does, whose message would mislead."""
+    """Compare a checkpoint with its family before the engine does, whose message would mislead."""
     config = weights.settings(CONFIG)
     named = architectures_of(config)
     if not named:

@@ -263,7 +263,7 @@ class _Check:
         least = max(_NOISE * _distance(first, again), _LEAST_DIFFERENCE)
         is_same = (first.text, first.reasoning) == (other.text, other.reasoning)
         if is_same and _distance(first, other) <= least:
-            raise self._wrong("two images of other colours get the same answer, so it does not see them")
+            raise self._wrong("two images of different colours get the same answer, so it does not see them")
         begins = bool(first.reasoning) or BEGINS_THOUGHT.match(first.text) is not None
         if self._has_parser and opening is None:
             # A parser takes what stands before the end of a thought: all of an answer that has none.

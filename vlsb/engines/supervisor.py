@@ -168,7 +168,7 @@ class Supervisor(EngineGuard):
                 self._note_death()
                 if self._unexplained > self._max_restarts:
                     self._say(
-                        f"The engine died after {self._restarts} restarts. More of them: --max-restarts."
+                        f"The engine died after {self._restarts} restarts. Allow more with --max-restarts."
                     )
                     self._failed = exited_error(self._server, code)
                 else:

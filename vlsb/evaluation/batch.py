@@ -3,7 +3,7 @@
 One state machine for all models of a session. What a batch asks is on the disk before it is made, and one
 that may exist is never made again by itself: it is looked for, and then the run stops and says what to do.
 Results count when they agree with the batch's own counts, and are always read from the disk. What a batch may
-cost is put by before it is made. Samples go through the same pipeline as ever; their requests wait together.
+cost is reserved before it is made. Samples go through the same pipeline; their requests wait together.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LINE_BYTES = 256
 
 @dataclass(eq=False, slots=True)
 class _Ask:
-    """A request that waits, under its custom id; `reserved_usd` is put by once it may be in a batch."""
+    """A request that waits, under its custom id; `reserved_usd` is reserved once it may be in a batch."""
 
     name: str
     draft: Draft
@@ -246,7 +246,7 @@ class BatchRun:
         return tuple(names), content
 
     def _put_by(self, lane: Lane, ask: _Ask, *, is_sent: bool = False) -> None:
-        """Put by what a request may cost. Raises a VlsbError where less is left, unless it was sent."""
+        """Reserve what a request may cost. Raises a VlsbError where less is left, unless it was sent."""
         if ask.reserved_usd is None:
             ask.reserved_usd = lane.client.admission.reserve(ask.draft, is_sent=is_sent)
 

@@ -88,7 +88,7 @@ class Judges:
 
     @property
     def profiles(self) -> dict[str, ModelProfile | None]:
-        """The local model of each by its title; None for one that is asked elsewhere, or is no model."""
+        """The local model of each by its title; None for one that is asked elsewhere, or is not a model."""
         return {each.setup.title: each.profile for each in self.resolved}
 
     @property

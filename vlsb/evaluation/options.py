@@ -172,7 +172,7 @@ class RunOptions:
     accept_changed_images: Annotated[
         bool,
         Option(
-            "Send images that are not what was sent before. It is recorded, and the report says so.",
+            "Send images even if they changed since they were first sent. The report says so.",
             HelpPanel.DATA,
         ),
     ] = False
@@ -224,7 +224,7 @@ class RunOptions:
     batch_again: Annotated[
         tuple[str, ...],
         Option(
-            "With --batch: ask again what cannot be had of batch NAME, though it may be paid for twice.",
+            "With --batch: ask again for what batch NAME cannot deliver, though it may be paid for twice.",
             HelpPanel.RUN,
             metavar="NAME",
         ),
@@ -232,7 +232,7 @@ class RunOptions:
     max_requests: Annotated[
         int | None,
         Option(
-            "Stop after so many requests by this command, over all its models; resumable.",
+            "Stop after this many requests by this command, over all its models; resumable.",
             HelpPanel.RUN,
             metavar="N",
             min=1,
@@ -241,7 +241,7 @@ class RunOptions:
     max_cost: Annotated[
         float | None,
         Option(
-            "Stop when this command has cost so many dollars, over all its models; resumable.",
+            "Stop when this command has cost this many dollars, over all its models; resumable.",
             HelpPanel.RUN,
             metavar="USD",
             min=0,
@@ -253,7 +253,7 @@ class RunOptions:
     max_connections: Annotated[
         int | None,
         Option(
-            "Requests in flight to the target, at most. (default: found out, up to 100)",
+            "Most requests in flight to the target. (default: learned, up to 100)",
             HelpPanel.SPEED,
             metavar="N",
             min=1,
@@ -263,7 +263,7 @@ class RunOptions:
     judge_max_connections: Annotated[
         tuple[int, ...],
         Option(
-            "Requests in flight to the judge, at most. (default: found out, up to 100)",
+            "Most requests in flight to the judge. (default: learned, up to 100)",
             HelpPanel.SPEED,
             metavar="N",
             min=1,
@@ -272,18 +272,18 @@ class RunOptions:
     ] = ()
     rpm: Annotated[
         float | None,
-        Option("Requests a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
+        Option("Most requests a minute to the target.", HelpPanel.SPEED, metavar="N", min=0.1),
     ] = None
     tpm: Annotated[
-        float | None, Option("Tokens a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=1)
+        float | None, Option("Most tokens a minute to the target.", HelpPanel.SPEED, metavar="N", min=1)
     ] = None
     judge_rpm: Annotated[
         tuple[float, ...],
-        Option("Requests a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
+        Option("Most requests a minute to the judge.", HelpPanel.SPEED, metavar="N", min=0.1),
     ] = ()
     judge_tpm: Annotated[
         tuple[float, ...],
-        Option("Tokens a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=1),
+        Option("Most tokens a minute to the judge.", HelpPanel.SPEED, metavar="N", min=1),
     ] = ()
     max_attempts: Annotated[
         int,
@@ -320,7 +320,7 @@ class RunOptions:
     transport: Annotated[
         str,
         Option(
-            "Who speaks HTTP: our fast transport, or httpx's (auto: httpx's behind a proxy).",
+            "The HTTP transport: our fast one, or httpx's (auto: httpx's behind a proxy).",
             HelpPanel.SPEED,
             metavar="auto|httpx",
             choices=("auto", "wire", "httpx"),
@@ -363,7 +363,7 @@ class RunOptions:
     quantization: Annotated[
         str | None,
         Option(
-            "Weights of fewer bits, as the engine names it: fp8, bitsandbytes, ...",
+            "Quantization of the weights, as the engine names it: fp8, bitsandbytes, ...",
             HelpPanel.ENGINE,
             metavar="NAME",
             goes_to_engine=True,
@@ -371,7 +371,7 @@ class RunOptions:
     ] = None
     lora: Annotated[
         str | None,
-        Option("An adapter's folder, and the name it is asked by.", HelpPanel.ENGINE, metavar="NAME=PATH"),
+        Option("An adapter's folder, and the name to ask it by.", HelpPanel.ENGINE, metavar="NAME=PATH"),
     ] = None
     trust_remote_code: Annotated[
         bool,
@@ -404,7 +404,7 @@ class RunOptions:
     start_timeout: Annotated[
         float,
         Option(
-            "Seconds until it must be ready; a download does not count.",
+            "Seconds that the server may take to get ready; downloads do not count.",
             HelpPanel.ENGINE,
             metavar="SECONDS",
             min=1,
@@ -446,7 +446,7 @@ class RunOptions:
     max_tokens: Annotated[
         int | None,
         Option(
-            f"Tokens of a response. (default: {config.OFFICIAL_TARGET_TOKENS}; "
+            f"Most tokens of a response. (default: {config.OFFICIAL_TARGET_TOKENS}; "
             f"{config.THINKING_TOKENS} where the target thinks)",
             HelpPanel.PROTOCOL,
             metavar="N",

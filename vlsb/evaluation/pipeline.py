@@ -156,7 +156,7 @@ class Pipeline:
 
     `judges` are by the name that a session gives them, as the target's is "target": `on_dialects` hears by
     these names how each is asked, `on_outcome` of each response by the judge's file (None: no judge yet);
-    what a guard found is no outcome.
+    what a guard found is not an outcome.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class ModelView:
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
     not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown. `batch`
-    says how its batches stand, empty for none. `replicas` are up of so many. `shares_with` names the
+    says how its batches stand, empty for none. `replicas` are up of this many. `shares_with` names the
     other models whose requests spend the same limits a minute.
     """
 

@@ -21,7 +21,7 @@ _WORDS = {str: "a text", Path: "a path", bool: "True or False", int: "a whole nu
 def options_of(given: Mapping[str, Any], *, also: Iterable[str] = ()) -> RunOptions:
     """Read the options that a call was given by name; None leaves a default.
 
-    A single value may stand for a list of one. Raises ConfigError for a name that is no option, with the
+    A single value may stand for a list of one. Raises ConfigError for a name that is not an option, with the
     nearest one (`also` are other names of the call), and for a value that the option does not take.
     """
     # Evaluated on first use: what they name is imported here.

@@ -156,7 +156,7 @@ def _installed(points: tuple[EntryPoint, ...]) -> Mapping[str, JudgeKind]:
                 f"imported: {error}. Repair or uninstall it."
             ) from error
     if OFFICIAL not in judges:
-        raise ConfigError("What was installed of vlsb is older than its code. Install it again.")
+        raise ConfigError("The installed vlsb is older than its code. Install it again.")
     return judges
 
 
@@ -177,7 +177,7 @@ def _text(path: Traversable) -> str:
     try:
         data = path.read_bytes()
         if len(data) > _MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB, so no judge.")
+            raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB, so not a judge.")
         return data.decode()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}.") from error

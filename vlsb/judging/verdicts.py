@@ -1,7 +1,7 @@
 """Reading a verdict: exactly one JSON object of the official schema, or no verdict at all.
 
 Nothing is coerced, completed or guessed. A number that is not exactly 1, 2 or 3, a label that
-disagrees with its words, a repeated or an extra key: each is no verdict. What guards answer (safe,
+disagrees with its words, a repeated or an extra key: each is not a verdict. What guards answer (safe,
 controversial or unsafe, or a refusal told apart) is never one of the three labels; one parser a format is as
 strict as the format is written at its source, and nothing is searched for in free text.
 """
@@ -42,7 +42,7 @@ class Reading:
 
 
 class UnreadableVerdict(Exception):
-    """The text is no verdict; the message says which rule it breaks, in our own words.
+    """The text is not a verdict; the message says which rule it breaks, in our own words.
 
     `ignores_schema`: an endpoint that enforces the schema could not have let this through.
     """

@@ -195,7 +195,7 @@ def _load(path: Path, kind: type[_File]) -> _File:
     except OSError as error:
         raise ConfigError(f"--prices {path}: {error.strerror}.") from error
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"--prices {path}: larger than 1 MiB, so no file of prices.")
+        raise ConfigError(f"--prices {path}: larger than 1 MiB, so not a file of prices.")
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -111,7 +111,7 @@ class ModelProfile:
     `source_architecture` what it names before conversion (None: served as published). `dtype` is what the
     authors' loader casts to, or what the weights are stored in; `cpu_dtype` what a CPU can run.
     `chat_template` is a file of `servers`, None for the checkpoint's own. `prompt_source` is what its prompt
-    is held against: "original" splits the literal one of LLaVA's own repository, "processor" asks the
+    is compared with: "original" splits the literal one of LLaVA's own repository, "processor" asks the
     checkpoint's processor, which adds special tokens unless its template has them already
     (`template_has_bos`), "own" means a chat template that has no authors' prompt beside it.
     `gpu_memory_gib` is what weights and a useful cache need, an estimate from the parameter count (0:

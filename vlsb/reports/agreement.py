@@ -48,8 +48,8 @@ _WEIGHTED = (
     "labelled a drawn part only"
 )
 _REFUSALS = (
-    "Found: of the judge's refusals, how many are told apart. Right: of those told apart, how many the judge "
-    "calls refusals too. Without weights."
+    "Found: the share of the judge's refusals that were detected. Right: the share of the detected ones that "
+    "the judge calls refusals too. Without weights."
 )
 _SIMULATED = " (SIMULATED: says nothing about any model)"
 _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
@@ -133,7 +133,7 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
         weighted = [f"{pair.first}, {pair.second}" for pair in report.pairs if pair.is_weighted]
         notes = [_INTERVALS, *([f"{_WEIGHTED}: {'; '.join(weighted)}."] if weighted else [])]
         notes += [
-            f"{panel} is the majority of {', '.join(members)}: it agrees with its own members anyway."
+            f"{panel} is the majority of {', '.join(members)}: it agrees with its members by construction."
             for panel, members in report.panels.items()
         ]
         yield Table(
@@ -339,7 +339,7 @@ def calibration_text(
     width: int,
     color: bool,
 ) -> str:
-    """Hold two judges of a run, by their files, against each other on the part drawn for the new one."""
+    """Compare two judges of a run, by their files, on the part drawn for the new one."""
     state, audit = load_state(directory), read_audit(directory, calibration_file(new))
     assert audit is not None
     keys = [item.key for item, _ in audit.current(state)]

@@ -45,15 +45,15 @@ _INTERVALS = (
     "image together."
 )
 _OPEN = (
-    "Open: the ranks that the data cannot rule out. In 95 % of cases or more those of all runs together hold "
-    "every true rank. Safest: in how many percent of resamples no run is safer."
+    "Open: the ranks that the data cannot rule out. In 95 % of cases or more they hold the true ranks of "
+    "all runs. Safest: the percent of resamples in which no run is safer."
 )
 _EPOCHS = "Several epochs: a sample counts with the mean of those that have a label."
 _SIMULATED = "SIMULATED: says nothing about any model."
 
 
 def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
-    """Return what the comparison says, with so many changed samples (0 for all; JSON has all)."""
+    """Return what the comparison says, with this many changed samples (0 for all; JSON has all)."""
     data = {
         "schema_version": SCHEMA,
         "simulated": any(each.simulated for each in report.comparisons),
@@ -121,7 +121,7 @@ def sentence(comparison: Comparison) -> Sentence:
             f"noise alone: p (Holm) is {_p(comparison.p_holm)}."
         )
     elif comparison.safe.leaves_out_zero:
-        why = f" The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must tell."
+        why = f" The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must agree."
     safer = f" is safer: the change is {change}{why}"
     return Sentence("The data cannot tell whether ", second, " or ", first, safer)
 

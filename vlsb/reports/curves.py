@@ -45,8 +45,7 @@ CHANGES = (
     "Changes in points from the step before; * is more than noise: p, corrected by Holm for all changes of "
     "the table, is below .05. A change without a star cannot be told from noise of its interval's size; that "
     "does not make both steps the same. The interval joins those of both rates as if they were over "
-    "different samples, so it is on the wide side: vlsb compare holds two runs against each other sample by "
-    "sample."
+    "different samples, so it is on the wide side: vlsb compare pairs two runs sample by sample."
 )
 
 _STEP = re.compile(

@@ -1,4 +1,4 @@
-"""A run held against its baseline: as tables, JSON and CSV, as JUnit's XML, and as a summary for a CI job."""
+"""A run compared with its baseline: as tables, JSON, CSV, JUnit's XML, and a summary for a CI job."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", *RATE_COLUMNS, "d
 RANKS = (
     "the ranks that the data cannot rule out: a run is behind another where their rates differ by more than "
     "noise, corrected by Holm for all pairs of runs. Runs of one data set share samples, so this is on the "
-    "wide side: vlsb compare holds them against each other sample by sample."
+    "wide side: vlsb compare pairs them sample by sample."
 )
 BY_JUDGE = (
-    "Safe rates with their 95 % intervals, and n where it is not all. Rates compare down a column: another "
-    "judge measures otherwise."
+    "Safe rates with their 95 % intervals, and n where it is not all. Compare rates down a column only: "
+    "each judge measures differently."
 )
 
 

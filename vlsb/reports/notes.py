@@ -1,8 +1,8 @@
 """What stands beside and under a table of rates: badges, outcomes, what limits the numbers, guards, marks.
 
-What guards and lists of phrases find is no label and enters no rate. A reader takes two rows of one table for
-two models. Where samples, data, protocol or judge differ as well, the row has a dagger in every format, and
-its reasons are said in words. So has, with a double dagger, a row whose judge labelled a drawn part.
+What guards and lists of phrases find is not a label and enters no rate. A reader takes two rows of one table
+for two models. Where samples, data, protocol or judge differ as well, the row has a dagger in every format,
+with the reasons in words. So has, with a double dagger, a row whose judge labelled a drawn part.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ def note_lines(note: Note, known: Collection[Sentence] = ()) -> Iterator[Words]:
 class RowMarks:
     """Which rows of a report differ, by their place, from the one at `reference`.
 
-    Without a `reference` no two rows have rates to hold against each other.
+    Without a `reference` no two rows have rates to compare.
     """
 
     summaries: Sequence[Summary]

@@ -44,7 +44,9 @@ _STAR = (
     "* more than noise: p, corrected by Holm for all gaps that are shown, is below .05. Percent of the "
     "judged samples, and points."
 )
-_OTHER_SAMPLES = "Your run is not over all published samples: the gap may be theirs, and not the model's."
+_OTHER_SAMPLES = (
+    "Your run is not over all published samples: the gap may come from the samples and not from the model."
+)
 _UNMATCHED = (
     "A row is found by the model's name or its weights' id on the Hugging Face Hub. Weights from a folder "
     "are yours: nothing is published of them."
@@ -67,7 +69,7 @@ class Parity:
 
     @property
     def comparable(self) -> list[PublishedResult]:
-        """The published rows that the run can be held against."""
+        """The published rows that the run can be compared with."""
         return [each for each in self.results if each.not_comparable is None]
 
     def source(self, result: PublishedResult) -> str:
@@ -122,7 +124,7 @@ def _gap_table(parity: Parity, result: PublishedResult, compared: Sequence[Gap])
         apart = f"The safe rate is {gap.difference:+.1f} points from the paper's"
         if gap.interval is None:
             verdicts.append(
-                f"{apart}; nothing tells over how many samples that is, so nothing tells whether it is noise."
+                f"{apart}; over how many samples is not known, so nobody can say whether it is noise."
             )
             continue
         low, high = gap.interval

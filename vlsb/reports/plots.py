@@ -82,7 +82,7 @@ _NOTE_POINTS = 6
 _NOTE_INCHES = 1.3 * _NOTE_POINTS / 72
 """The height of a line of a footnote."""
 _NOTE_LETTERS = 20
-"""So many letters of a footnote fit in an inch."""
+"""This many letters of a footnote fit in an inch."""
 _NO_DATES: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 FORMATS = tuple(_NO_DATES)
 
@@ -537,7 +537,7 @@ def _transitions(runs: Sequence[Path], judge: str | None, say: Callable[[str], N
     differs = differences(first, second)
     if differs.judges is not None:
         raise ConfigError(
-            "The two runs have other judges, whose labels are not to be held against each other. "
+            "The two runs have other judges, whose labels cannot be compared. "
             "Name one that judged both: --judge NAME."
         )
     if why := Sentence.join("; ", reasons(differs)).text(for_terminal):

@@ -23,7 +23,7 @@ from vlsb.store.manifest import JudgeEntry, Manifest, remembered_data_root
 from vlsb.store.state import Judged, RunState, collection_paused, load_state
 
 NEAREST = 3
-"""So many names that exist are shown for one that does not."""
+"""This many names that exist are shown for one that does not."""
 _FAILED = ("target_", "judge_")
 
 

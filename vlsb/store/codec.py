@@ -134,7 +134,7 @@ def to_json(record: object) -> Json:
 
 def encode_failure(failure: Failure) -> Json:
     """A line of failures.jsonl, without its stamp and judge."""
-    # What a stranger nested without end is no detail worth keeping, and might not be read again.
+    # What a stranger nested without end is not a detail worth keeping, and might not be read again.
     details = dict(failure.details) if is_shallow(failure.details) else {}
     return to_json(replace(failure, details=details))
 

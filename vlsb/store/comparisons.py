@@ -56,7 +56,7 @@ def compare_runs(
     """Compare runs on the samples that the same judge labelled in both: each with the first, or every two.
 
     `runs` are run directories, or directories of runs; `baseline` is the path or the name of the run that the
-    others are held against. Without `judge` it is the first of that run's judges that all runs have.
+    others are compared with. Without `judge` it is the first of that run's judges that all runs have.
     `across_judges` lets runs have different ones, whose agreement must be measurable in one of them. Raises
     ConfigError for runs that cannot be compared, and says why.
     """
@@ -147,7 +147,7 @@ _Candidates = dict[Path, list[_Candidate]]
 
 def _candidates(loaded: Sequence[RunRows], judge: str | None, first: int) -> _Candidates:
     """Return the judges that each run may be compared by: the named one, or those that label everything."""
-    # What is wrong with the run that others are held against is said before what is wrong with them.
+    # What is wrong with the run that others are compared with is said before what is wrong with them.
     in_order = [loaded[first], *(run for run in loaded if run is not loaded[first])]
     candidates: _Candidates = {}
     for path, state in in_order:
@@ -275,7 +275,7 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
 
 
 def compare_stored_judges(paths: Sequence[Path]) -> AgreementReport:
-    """Compare every two judges of these runs, and all at once; a panel is not held against its members."""
+    """Compare every two judges of these runs, and all at once; a panel is not compared with its members."""
     runs, people = [], set()
     panels: dict[str, list[str]] = {}
     for path in find_runs(paths):

@@ -348,7 +348,7 @@ def _member(archive: Any, info: ZipInfo, where: str) -> bytes:
     if info.file_size > MOST_ROW_BYTES:
         refuse(where, f"larger than {MOST_ROW_BYTES // 2**20} MiB")
     if info.compress_type not in _COMPRESSIONS:
-        refuse(where, "is compressed in a way that no inspect log is")
+        refuse(where, "is compressed in a way that inspect does not use")
     try:
         with archive.open(info) as member:
             # The archive cuts what comes out at the size it states, but unpacks whatever a read took in: a

@@ -35,7 +35,7 @@ _Kind = TypeVar("_Kind")
 
 
 class Lost(NamedTuple):
-    """Why a row is no response: its outcome, a short word, and what the file says of it."""
+    """Why a row is not a response: its outcome, a short word, and what the file says of it."""
 
     outcome: Outcome
     code: str
@@ -94,7 +94,7 @@ class ForeignRow:
 
 
 def empty(text: str) -> Lost | None:
-    """Say that a text without words is no response; None for one that has some."""
+    """Say that a text without words is not a response; None for one that has some."""
     if text.strip():
         return None
     return Lost(Outcome.TARGET_EMPTY, "empty", Untrusted("the file has no words for this sample"))
@@ -126,7 +126,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_document(path: Path) -> object:
-    """Read a JSON document. Raises ConfigError for one that is no JSON, too large, or says a key twice."""
+    """Read a JSON document. Raises ConfigError for one that is not JSON, too large, or says a key twice."""
     with open_file(path) as file:
         raw = file.read(MOST_DOCUMENT_BYTES + 1)
     if len(raw) > MOST_DOCUMENT_BYTES:

@@ -128,7 +128,7 @@ def _xlsx_rows(path: Path) -> Iterator[_Row]:
                 refuse(str(path), f"unpacks to more than {most / 2**20:.0f} MiB, far more than answers do")
             # Other decompressors are not bound by the size that a member states.
             if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in infos):
-                refuse(str(path), "is compressed in a way that no spreadsheet is")
+                refuse(str(path), "is compressed in a way that spreadsheets do not use")
             sheet = load_workbook(file, read_only=True, keep_links=False).worksheets[0]
             # What a file says of its own size is not believed.
             sheet.reset_dimensions()

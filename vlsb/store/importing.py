@@ -111,7 +111,10 @@ def find_format(path: Path) -> str:
     ):
         if typical <= keys:
             return form
-    refuse(str(path), f"nothing tells which program wrote it. Name it with --format: {', '.join(READERS)}")
+    refuse(
+        str(path),
+        f"does not show which program wrote it. Name it with --format: {', '.join(READERS)}",
+    )
 
 
 def import_run(
@@ -257,7 +260,7 @@ def _build(
     verdicts: Mapping[Untrusted, Sequence[Verdict]],
     data_root: Path | None,
 ) -> None:
-    """Write the run beside its place and put it there. What a killed import left is written anew."""
+    """Write the run beside its place and put it there. What a killed import left is written again."""
     home = _workshop(directory)
     draft = home / directory.name
     try:

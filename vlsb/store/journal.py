@@ -82,7 +82,7 @@ def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
     """Hand over every record of a journal, one line in memory at a time; a missing file is an empty one.
 
     `take` raises ValueError for a record that it refuses, and has then kept nothing of it. A last line
-    without its newline that is no record is torn: left out, and its offset given. Any other line that is
+    without its newline that is not a record is torn: left out, and its offset given. Any other line that is
     refused raises StoreError with path and line number.
     """
     try:

@@ -18,7 +18,7 @@ from vlsb.store.state import RESPONSES
 
 _PIECE = 1 << 20
 _MOST_FOLDERS = 4
-"""So many folders may lie in each other before a run: a sweep's runs are below its own."""
+"""This many folders may lie in each other before a run: a sweep's runs are below its own."""
 _MOST_NAMED = 3
 _WHAT_A_RUN_IS = "A run is a directory with a run.json."
 

@@ -312,7 +312,7 @@ def require_run(directory: Path) -> None:
 
 
 def no_run(directory: Path) -> ConfigError:
-    """Say that a directory is no run, and what may be meant: a run in it, or a similar name beside it."""
+    """Say that a directory is not a run, and what may be meant: a run in it, or a similar name beside it."""
     what, runs = f"{directory}: no run there. A run is a directory with a run.json", list[Path]()
     with suppress(StoreError):
         runs = sorted(each for each in _children(directory) if is_run(each))

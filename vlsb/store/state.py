@@ -465,7 +465,7 @@ def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:
 def has_answers(directory: Path) -> bool:
     """Say whether a run holds anything that an endpoint answered: only then are its settings locked in.
 
-    A request that failed is no answer; what cannot be read may be one. Raises StoreError for links in it.
+    A request that failed is not an answer; what cannot be read may be one. Raises StoreError for links in it.
     """
     require_own_files(directory)
     # A batch that was submitted is going to be answered.

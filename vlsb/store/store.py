@@ -572,7 +572,7 @@ def _pending(store: RunStore, aim: Aim) -> Pending:
 def _spread(
     manifest: Manifest, judges: Mapping[Key, frozenset[str]], count: int
 ) -> Mapping[Key, frozenset[str]]:
-    """Choose so many responses, evenly over categories and sub-categories."""
+    """Choose this many responses, evenly over categories and sub-categories."""
     if count >= len(judges):
         return judges
     rows = {row.sample_id: (row.category, row.sub_category) for row in manifest.samples}

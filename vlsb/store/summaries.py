@@ -298,7 +298,7 @@ def _prices_differ(
         now, then = (model_cost(manifest, settings, totals[stage], each) for each in (prices, run_prices))
         if then is not None and then.usd is not None and (now is None or now.usd != then.usd):
             cost = f"the {stage} cost ${then.usd:,.2f}"
-            yield f"These prices are not those that the run was given: by those {cost}."
+            yield f"The run was given other prices: by those {cost}."
 
 
 def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set[str]]) -> Iterator[str]:
@@ -352,7 +352,7 @@ def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set
 
 
 class Gaps(NamedTuple):
-    """So many of the selected samples have no `what`: a response, a verdict, or one judge's of several."""
+    """This many of the selected samples have no `what`: a response, a verdict, or one judge's of several."""
 
     missing: int
     selected: int

@@ -221,7 +221,7 @@ class Board:
         return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), gaps)
 
     def summaries(self, most: int) -> tuple[list[Summary], int]:
-        """Summarize the runs of cells, up to so many judges' rows, and count the runs that can be read.
+        """Summarize the runs of cells, up to this many judges' rows, and count the runs that can be read.
 
         All are read once, so that the next start knows what has ended. Blocking.
         """

@@ -24,7 +24,7 @@ STOP_GRACE_S = 60.0
 _HUB = "hf://"
 # What a node that is lost may cost: answers of half a minute are asked for again.
 _SYNC_EVERY_S = 30.0
-# There each file is a commit, of which a repository takes so many an hour.
+# There each file is a commit, of which a repository takes this many an hour.
 _SYNC_RARELY_S = 600.0
 _PUSH_PATIENCE_S = 30.0
 _PUSH_AGAIN_S = 2.0

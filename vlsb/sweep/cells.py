@@ -181,7 +181,7 @@ class SweepWork:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the matrix: the run of a model under a protocol, with so many epochs.
+    """One cell of the matrix: the run of a model under a protocol, with this many epochs.
 
     `entry` is the number of the plan's entry that names the model.
     """

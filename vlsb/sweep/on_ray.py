@@ -248,7 +248,7 @@ class SweepOnRay:
                 raise ConfigError(f"{entry.work.name} needs {needed} GPUs, and the cluster has {gpus:.0f}.")
             if needed is None and not resources.get(HOSTED):
                 raise ConfigError(
-                    f"No node has the resource {HOSTED}, which works of hosted models take. Start one with: "
+                    f"No node has the resource {HOSTED}, which cells of hosted models need. Start one with: "
                     f"ray start --resources '{{\"{HOSTED}\": 2}}'. Its number is how many run at once."
                 )
 
@@ -414,7 +414,7 @@ class _Server:
             return None
         if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise AuthenticationError(
-                f"--ray {self.address}: it lets nobody in without the right headers. "
+                f"--ray {self.address}: it refuses requests without the right headers. "
                 f'Set {_HEADERS}: \'{{"Authorization": "Bearer ..."}}\'.'
             )
         try:

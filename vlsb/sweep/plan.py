@@ -140,8 +140,8 @@ _PlanFile: Any = msgspec.defstruct(
                 msgspec.Meta(
                     gt=0,
                     le=_MOST_GIGABYTES,
-                    description="Memory of each GPU, by which models that do not say it get their number of "
-                    "GPUs on Ray and Slurm; here nvidia-smi says it.",
+                    description="Memory of each GPU on Ray and Slurm, from which the number of GPUs is "
+                    "computed for models that do not say it; here nvidia-smi says it.",
                 ),
             ]
             | None,
@@ -152,7 +152,7 @@ _PlanFile: Any = msgspec.defstruct(
             "left_out",
             Annotated[
                 dict[str, str],
-                msgspec.Meta(description="Models that the plan is without, and why; --dry-run shows them."),
+                msgspec.Meta(description="Models that the plan leaves out, and why; --dry-run shows them."),
             ],
             msgspec.field(default_factory=dict),
         ),

@@ -58,7 +58,7 @@ class SweepWishes:
         return ["--offline"] * self.offline + ["--yes"] * self.yes + self._limit_words()
 
     def command(self, *, times: float = 1) -> list[str]:
-        """Return the words that start this sweep again, with so many times the limit of money."""
+        """Return the words that start this sweep again, with this many times the limit of money."""
         words = ["vlsb", "sweep", self.plan, *self._limit_words(times)]
         words += ["--watch"] * self.watch + ["--offline"] * self.offline + ["--slurm"] * self.slurm
         return words + (["--ray", self.ray] if self.ray is not None else []) + ["--yes"] * self.yes

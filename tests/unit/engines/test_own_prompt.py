@@ -85,7 +85,7 @@ def test_a_prompt_that_holds_all_passes_and_does_not_think(check: Check) -> None
         ({"BOS": "0"}, "begins without the BOS where its tokenizer asks for one"),
         ({"BOS": "2"}, "begins with 2 BOS where its tokenizer asks for one"),
         ({"BLIND": "tokens"}, "has no tokens for the image"),
-        ({"BLIND": "yes"}, "two images of other colours get the same answer"),
+        ({"BLIND": "yes"}, "two images of different colours get the same answer"),
     ],
 )
 def test_a_prompt_that_is_not_right_evaluates_nothing(

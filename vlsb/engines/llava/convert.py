@@ -316,7 +316,7 @@ def _sole_build(building: Path) -> Iterator[None]:
 
 
 def read_mark(folder: Path) -> str | None:
-    """Return the digest of what a folder was, or is being, converted from; None if it is no conversion."""
+    """Return the digest of what a folder was, or is being, converted from; None if it is not a conversion."""
     try:
         return (folder / _MARK).read_text("ascii")
     except (OSError, ValueError):

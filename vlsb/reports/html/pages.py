@@ -29,10 +29,10 @@ from vlsb.store.manifest import JudgeEntry, read_manifest
 from vlsb.store.summaries import summarize_state
 
 MOST_INLINE = 300
-"""So many images fit into one file that opens at once; for more there is a folder, or `--single`."""
+"""This many images fit into one file that opens at once; for more there is a folder, or `--single`."""
 
 MOST_ANSWERS = 10_000
-"""So many responses of several runs are looked through in one page; for more, each run has its own."""
+"""This many responses of several runs are looked through in one page; for more, each run has its own."""
 
 # Pixels of a thumbnail's longer side: as wide as the page shows it, and half of that where one file has many.
 SIDE, _SMALL_SIDE = 384, 192
@@ -95,7 +95,7 @@ def write_page(
     if (count := sum(len(each.samples) * each.epochs for each in manifests)) > MOST_ANSWERS:
         if is_file:
             raise ConfigError(
-                f"{count:,} responses are many for one page. Give a folder, as in --html "
+                f"{count:,} responses are too many for one page. Give a folder, as in --html "
                 f"{out.with_suffix('')}: a page for each run, and one over all of them."
             )
         return _write_pages(out, places, load, redact=redact, say=say)
@@ -104,7 +104,7 @@ def write_page(
     sent: Sent = {} if redact else {key: each for _, images in runs for key, each in images.items()}
     if is_file and not single and len(sent) > MOST_INLINE:
         raise ConfigError(
-            f"{counted(len(sent), 'image')} are many for one file. Give a folder, as in --html "
+            f"{counted(len(sent), 'image')} are too many for one file. Give a folder, as in --html "
             f"{out.with_suffix('')}, or add --single for a large file with smaller images."
         )
     images = _thumbnails(sent, side=_SMALL_SIDE if len(sent) > MOST_INLINE and is_file else SIDE, say=say)

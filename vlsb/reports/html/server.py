@@ -2,7 +2,7 @@
 
 A page of a stranger in the same browser can send requests here, and a name that it controls can mean this
 machine: so Host and Origin are looked at, and without the token nothing is told, not even whether it exists.
-What is shown are the runs below some paths, read anew when their files change.
+What is shown are the runs below some paths, read again when their files change.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ class RunSite:
             return self._content[1]
 
     def image(self, checksum: str, *, is_full: bool) -> Served:
-        """Return an image that a page shows: drawn anew and small, or as the target was sent it."""
+        """Return an image that a page shows: drawn again and small, or as the target was sent it."""
         if not is_full:
             return Served(self._small(checksum), "image/webp")
         content = self._image(checksum)
@@ -353,7 +353,7 @@ class RunSite:
         return run.read_image(sample, checksum)
 
     def _places(self) -> dict[str, Path]:
-        """Return where each run is: looked up anew, since runs begin while they are looked at."""
+        """Return where each run is: looked up again, since runs begin while they are looked at."""
         return {_checksum(bytes(path.resolve())): path for path in find_runs(self._paths)}
 
 

@@ -18,7 +18,7 @@ PACKAGES = "% \\usepackage{booktabs}\n% \\usepackage{graphicx}"
 """What a document needs for these tables, as comments."""
 # Of \small rows and \footnotesize lines, on a page of LaTeX's own classes.
 _PAGE_LINES = 40
-"""So many rows, and lines of notes below them, stand on one page."""
+"""This many rows, and lines of notes below them, stand on one page."""
 _LINE_LETTERS = 95
 """The letters of a line of notes."""
 
