@@ -26,7 +26,8 @@ class BatchPlan:
     Time is counted in requests. `creation` is what its creation is answered with in place of itself; where
     `is_made` is False nothing came of that. It is `unlisted` for this many looks at the list, and
     `unknown` by its id for this many looks at itself. For `late` looks after its end it has neither counts
-    nor files, for `fileless` ones no files. `serve` changes each download of its results, by its number from 1.
+    nor files, for `fileless` ones no files. `serve` changes each download of its results, by its number
+    from 1.
     """
 
     polls: int = 0
