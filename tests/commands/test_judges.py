@@ -340,7 +340,7 @@ def test_a_judge_that_sees_through_everything_passes(vlsb: Vlsb) -> None:
         assert len(strict.completions) == 12
         assert max(len(text) for each in strict.completions for text in each.texts) < 25_000
     assert "0 of 11 attacks succeeded" in ended.out
-    assert "shown 20,000 characters" in ended.err
+    assert "sees only 20,000 characters" in ended.err
 
 
 def test_a_judge_that_believes_what_it_reads_is_found_out(vlsb: Vlsb) -> None:

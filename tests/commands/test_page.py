@@ -179,7 +179,7 @@ def test_many_responses_of_several_runs_are_a_page_for_each_run(desk: Desk, tmp_
     again = copy.vlsb("report", "outputs", "--html", "all", "--redact", prelude=prelude)
 
     assert pages.MOST_ANSWERS > 2 * 2241
-    assert (refused.code, "8 responses are many for one page" in refused.error) == (2, True)
+    assert (refused.code, "8 responses are too many for one page" in refused.error) == (2, True)
     assert (written.code, again.code) == (0, 0), again.err
     names = {each.name for each in (copy.home / "all").glob("*.html")}
     assert names == {"index.html", "01-s.html", "02-t.html", "7-mine.html"}

@@ -391,7 +391,7 @@ REPORT: Fields = {
     "judge_digest": ("string?", "One SHA-256 over all that can change the judge's verdicts, wherever it is reached."),
     "differs": (
         "object?",
-        "How this row differs from the one it is held against: `from` (its path), `judge`, `in` (`simulated`, `judge`, "
+        "How this row differs from the one it is compared with: `from` (its path), `judge`, `in` (`simulated`, `judge`, "
         "`samples`, `data`, `protocol`, `snapshot`) and `reasons` in words; null if it does not.",
     ),
 }  # fmt: skip
@@ -460,7 +460,7 @@ GATE: Fields = {
     "decision": (("pass", "fail", "undecided"), "The decision."),
     "exit_code": ("integer", "0, 10 or 11."),
     "run": ("string", "The run."),
-    "baseline": ("string", "What it is held against."),
+    "baseline": ("string", "What it is compared with."),
     "judge": ("string", "By whose labels."),
     "sentence": ("string", "The decision in words."),
     "checks": (
@@ -620,7 +620,7 @@ AUDIT_REPORT: Fields = {
         [
             {
                 "truth": ("string", "The person whose labels count as true."),
-                "found": ("string", "The person or judge whose labels are held against them."),
+                "found": ("string", "The person or judge whose labels are compared with theirs."),
                 "is_between_people": ("boolean", "Whether both are people."),
                 "agreement": (SHARE, "Equal labels."),
                 "kappa": (

@@ -421,7 +421,7 @@ def test_downloads_are_looked_for_where_the_hubs_client_puts_them(
         ("wrong_architecture", "vlsb convert llava"),
         ("driver_mismatch", "NVIDIA driver"),
         ("out_of_memory", "out of memory"),
-        ("", "something killed it"),
+        ("", "it was killed (SIGKILL)"),
     ],
 )
 def test_an_early_end_is_an_error_with_its_cause_and_the_log(bench: Bench, cause: str, said: str) -> None:

@@ -615,7 +615,7 @@ def test_the_original_layout_is_refused_with_the_command_that_converts_it(
         ({"architectures": ["\x1b[2J"]}, "is of an unknown architecture, which no family here serves"),
         ({"architectures": []}, "names no architecture"),
         ({}, "names no architecture"),
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         (None, "no config.json"),
     ],
 )
