@@ -157,7 +157,7 @@ def test_a_report_by_other_prices_says_that_the_run_was_given_others(desk: Desk)
     words = " ".join(desk.vlsb("report", desk.run_dir, "--prices", other).out.split())
 
     assert "target $0.00" in words
-    assert "not those that the run was given: by those the target cost $40.00" in words
+    assert "The run was given other prices: by those the target cost $40.00" in words
 
 
 def test_a_larger_run_keeps_the_prices_that_it_was_given(desk: Desk) -> None:

@@ -34,7 +34,7 @@ def said(tmp_path: Path) -> Say:
     [
         (("report",), "PATH... is missing: runs, or directories of runs. See `vlsb report --help`."),
         (("show",), "RUN is missing: the run to read. See `vlsb show --help`."),
-        (("gate", "outputs/demo"), "--baseline RUN is missing: the run that it must not be worse than"),
+        (("gate", "outputs/demo"), "--baseline RUN is missing: the run to compare with, on the same samples"),
         (("audit", "label", "outputs/demo"), "--annotator NAME is missing: who labels"),
         (("import", "x"), "--model NAME is missing: the target's name"),
         (("run", "--modle", "demo"), "No such option: --modle. Did you mean --model? See `vlsb run --help`."),
