@@ -32,9 +32,6 @@ from vlsb.models.providers import is_loopback
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-# `wire` is what `auto` was called when it could be had behind a proxy too.
-TRANSPORTS = ("auto", "wire", "httpx")
-
 
 class _NoCookies(httpx.Cookies):
     """Keeps nothing: what one reply sets must not reach the next request."""

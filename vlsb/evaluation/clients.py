@@ -236,8 +236,11 @@ def _connection_limits(
     shares_of: dict[str, list[int | None]] = {}
     for name, settings in models.items():
         total, count = settings.max_connections, counts[name]
-        each_at_least_one = ((total or 0) // count + (n < (total or 0) % count) for n in range(count))
-        shares_of[name] = [None if total is None else max(1, share) for share in each_at_least_one]
+        # At least one connection for each.
+        shares_of[name] = [
+            None if total is None else max(1, total // count + (number < total % count))
+            for number in range(count)
+        ]
     ceilings = [each or MOST_CONNECTIONS for shares in shares_of.values() for each in shares]
     most = max(ceilings, default=MOST_CONNECTIONS)
     needed = sum(ceilings) + _SPARE_DESCRIPTORS

@@ -323,6 +323,7 @@ class RunOptions:
             "The HTTP transport: our fast one, or httpx's (auto: httpx's behind a proxy).",
             HelpPanel.SPEED,
             metavar="auto|httpx",
+            # `wire` is what `auto` was called when it could be had behind a proxy too.
             choices=("auto", "wire", "httpx"),
         ),
     ] = "auto"
