@@ -45,6 +45,8 @@ SURPLUS_S = 5.0
 READING_S = 1.0
 """Readings this far apart tell how fast a limit comes back."""
 SLOWEST_SHARE = 0.02
+# What is left of a small limit is too coarse a number to wait for many periods.
+FEWEST_IN_A_PERIOD = 5
 
 GROWTH = 2e-4
 """How much a learned rate grows with each accepted request, at first."""
@@ -143,13 +145,17 @@ class NamedRate:
         self._newest = float("-inf")
         self._most_left = 0.0
         self._held_until = float("-inf")
+        self._has_windows = False
 
     def wait_s(self) -> float:
         """Seconds for which nothing is left."""
         return max(0.0, self._held_until - self._clock())
 
-    def read(self, named: NamedLimit, *, sent_at: float, spent: float) -> None:
-        """A reply's headers; `spent` is what had left before that request, itself included."""
+    def read(self, named: NamedLimit, *, sent_at: float, spent: float, cost: float) -> None:
+        """A reply's headers; `spent` is what had left before that request, itself included.
+
+        One more is expected to take `cost`, 0 where nobody knows.
+        """
         if sent_at < self._newest:
             return
         self._newest = sent_at
@@ -160,23 +166,31 @@ class NamedRate:
         if named.period_s is None and named.reset_s is not None and named.reset_s > MINUTE_S * 1.1:
             period = named.reset_s
         self.period_s = period
-        if named.left is not None and named.left <= 0 and named.reset_s is not None:
-            self._hold(named.reset_s)
+        if named.left is not None and named.reset_s is not None:
+            self._note_windows(named.left, named.reset_s)
+            if named.left <= 0:
+                self._hold(named.reset_s)
         if period > MINUTE_S or not self.limit:
             # A day's limit is not a pace: it is spent as it comes, and waited for when it is gone.
             self.per_s = None
             return
         base = self.limit / period
-        self.per_s = base * AIM if named.left is None else self._by_what_is_left(named, base, spent)
+        self.per_s = base * AIM if named.left is None else self._by_what_is_left(named, base, spent, cost)
+
+    def _note_windows(self, left: float, reset_s: float) -> None:
+        """Note a reset that is further away than a bucket takes to be full again."""
+        if self.limit > 0:
+            fill_s = (self.limit - left) / self.limit * self.period_s
+            # Some round up to whole seconds.
+            self._has_windows |= reset_s > fill_s + min(1.0, 0.1 * self.period_s)
 
     def _hold(self, reset_s: float) -> None:
-        refills_s = self.limit / self.period_s and self.period_s
         # A bucket's reset is when it is full again; a window's is when anything is.
-        is_bucket = self.limit > 0 and abs(reset_s - refills_s) < 0.02 * refills_s
-        if not is_bucket:
+        is_bucket = self.limit > 0 and abs(reset_s - self.period_s) < 0.02 * self.period_s
+        if self._has_windows or not is_bucket:
             self._held_until = max(self._held_until, self._clock() + reset_s)
 
-    def _by_what_is_left(self, named: NamedLimit, base: float, spent: float) -> float:
+    def _by_what_is_left(self, named: NamedLimit, base: float, spent: float, cost: float) -> float:
         assert named.left is not None
         left = named.left
         self._most_left = max(self._most_left, left)
@@ -192,7 +206,8 @@ class NamedRate:
         else:
             over_s = SURPLUS_S
         rate = comes_back + (left - reserve) / over_s
-        return min((WINDOW_AHEAD if is_window else AHEAD) * base, max(SLOWEST_SHARE * base, rate))
+        slowest = max(SLOWEST_SHARE * base, min(base / 2, FEWEST_IN_A_PERIOD * cost / self.period_s))
+        return min((WINDOW_AHEAD if is_window else AHEAD) * base, max(slowest, rate))
 
     def _follow(self, left: float, spent: float, base: float) -> float:
         now = self._newest
@@ -409,8 +424,9 @@ class RateModel:
             if rate is None:
                 rate = self._named[key] = NamedRate(self._clock)
             # What left after this request is not in its reading.
-            later = (self._count - departure.number) * self._costs.get(named.unit, 0.0)
-            rate.read(named, sent_at=departure.at, spent=self._spent[named.unit] - later)
+            cost = self._costs.get(named.unit, 0.0)
+            later = (self._count - departure.number) * cost
+            rate.read(named, sent_at=departure.at, spent=self._spent[named.unit] - later, cost=cost)
         self._set_rates()
 
     def refuse(self, departure: Departure, wait_s: float | None = None) -> float | None:

@@ -141,6 +141,15 @@ def test_a_limit_of_tokens_is_used_as_well_as_one_of_requests() -> None:
     assert seen.refused <= 0.005
 
 
+@pytest.mark.parametrize("kind", [TokenBucket, FixedWindow, SlidingWindow])
+@pytest.mark.parametrize("rpm", [3, 10])
+def test_a_limit_of_a_few_requests_a_minute_is_used_by_60_percent(kind: type[Limiter], rpm: int) -> None:
+    seen = send_all(kind(rpm), says=True, connections=16, requests=100)
+
+    assert seen.used >= 0.6
+    assert seen.refused <= 0.05
+
+
 @pytest.mark.parametrize("limiter", [bucket, lambda: FixedWindow(3000)], ids=["bucket", "fixed windows"])
 def test_what_a_stranger_takes_is_left_to_them(limiter: Callable[[], Limiter]) -> None:
     seen = send_all(WithStranger(limiter(), 1000 / 60), says=True, share=2 / 3)
@@ -276,6 +285,28 @@ def test_nothing_leaves_before_the_reset_when_nothing_is_left() -> None:
     model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 600.0, 0.0, 12.5)])
 
     assert model.wait_s() == pytest.approx(12.5)
+
+
+def test_a_window_that_is_used_up_as_soon_as_it_begins_is_waited_for() -> None:
+    clock = Clock()
+    model = RateModel(Caps(), clock)
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 2.0, 1.0, 60.0)])
+
+    clock.now += 0.1
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 2.0, 0.0, 59.9)])
+
+    assert model.wait_s() == pytest.approx(59.9)
+
+
+def test_a_bucket_that_is_used_up_is_not_waited_for_until_it_is_full() -> None:
+    clock = Clock()
+    model = RateModel(Caps(), clock)
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 600.0, 599.0, 0.1)])
+
+    clock.now += 0.1
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 600.0, 0.0, 59.9)])
+
+    assert model.wait_s() < 6
 
 
 def test_a_limit_of_a_day_is_no_pace() -> None:
