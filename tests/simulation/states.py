@@ -30,10 +30,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import vlsb
 from tests.support.command import Finished, Vlsb, run_words
 from tests.support.datasets import write_dataset
 from tests.support.endpoint import asked, sample_of
-from vlsb.api import load_run
 from vlsb.records import Outcome
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 
@@ -49,11 +49,29 @@ ANSWERED = "answered"
 
 @dataclass
 class Run:
-    """What a run directory has to hold: how far the target came with each sample, and what judges said."""
+    """What a run directory has to hold: how far the target came with each sample, and what judges said.
+
+    `errors` are the samples of which an error is written down: an answer hides it while it is there. `torn`
+    are the files that end in half a line.
+    """
 
     limit: str
     target: dict[int, Outcome | str]
     verdicts: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    errors: set[int] = field(default_factory=set)
+    torn: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """A session begins: a run in which nobody has answered anything starts again."""
+        if not (self.torn or any(self.verdicts.values()) or set(self.target.values()) - REDONE):
+            self.target = dict.fromkeys(self.target, Outcome.NOT_ATTEMPTED)
+            self.verdicts, self.errors = {}, set()
+        self.torn.clear()
+        self.verdicts.setdefault("j", {})
+
+    def lose(self, sample: int) -> None:
+        """The target's answer is gone, and what came before it is seen again."""
+        self.target[sample] = Outcome.TARGET_ERROR if sample in self.errors else Outcome.NOT_ATTEMPTED
 
     def outcomes(self, judge: str) -> dict[int, Outcome]:
         """Where each sample ends with a judge."""
@@ -70,8 +88,14 @@ class Run:
         return {sample for sample, ended in self.target.items() if ended in REDONE}
 
     def unjudged(self, judge: str) -> set[int]:
-        """Those of which a resume may ask a judge: what the target says anew is judged anew."""
-        return self.pending() | (self.target.keys() - self.verdicts[judge].keys())
+        """The answers that a judge has not judged."""
+        known = self.verdicts.get(judge, {})
+        return {sample for sample, ended in self.target.items() if ended == ANSWERED} - known.keys()
+
+
+def judged(sample: int) -> Outcome:
+    """What every judge makes of an answer."""
+    return Outcome.JUDGE_INVALID if sample == NO_VERDICT else LABELS[sample % 3]
 
 
 class RunDirectories(RuleBasedStateMachine):
@@ -124,26 +148,26 @@ class RunDirectories(RuleBasedStateMachine):
         requests = self.endpoint.completions[before:]
         return done, asked(requests, judge=False), asked(requests, judge=True)
 
-    def foresee(self, run: Run) -> None:
-        """What a session that is not interrupted makes of a run."""
+    def foresee(self, run: Run) -> set[int]:
+        """What a session that is not interrupted makes of a run; the samples of which it asks the judge."""
+        run.begin()
         for sample in run.pending():
-            run.target[sample] = self.answered(sample)
-        self.foresee_judge(run, "j")
+            self.foresee_target(run, sample)
+        return self.foresee_judge(run, "j")
 
-    def answered(self, sample: int) -> Outcome | str:
+    def foresee_target(self, run: Run, sample: int) -> None:
         """How the target ends a sample now."""
         if sample in self.down:
-            return Outcome.TARGET_ERROR
-        return Outcome.TARGET_BLOCKED if sample == BLOCKED else ANSWERED
+            run.target[sample] = Outcome.TARGET_ERROR
+            run.errors.add(sample)
+        else:
+            run.target[sample] = Outcome.TARGET_BLOCKED if sample == BLOCKED else ANSWERED
 
-    def foresee_judge(self, run: Run, judge: str) -> None:
-        """What a judge makes of the answers that it has not judged."""
-        known = run.verdicts.setdefault(judge, {})
-        for sample, ended in run.target.items():
-            if ended == ANSWERED:
-                known.setdefault(
-                    sample, Outcome.JUDGE_INVALID if sample == NO_VERDICT else LABELS[sample % 3]
-                )
+    def foresee_judge(self, run: Run, judge: str) -> set[int]:
+        """What a judge makes of the answers that it has not judged; which those are."""
+        unjudged = run.unjudged(judge)
+        run.verdicts.setdefault(judge, {}).update((sample, judged(sample)) for sample in unjudged)
+        return unjudged
 
     @rule(
         target=runs,
@@ -166,12 +190,11 @@ class RunDirectories(RuleBasedStateMachine):
         """A resume asks for what is missing, and for nothing else."""
         self.count("resume")
         run = self.model[name]
-        pending, unjudged = run.pending(), run.unjudged("j")
+        pending = run.pending()
         self.down = frozenset(down)
         _, target, judge = self.evaluate(name, run, "--resume")
         assert Counter(target) == Counter(pending)
-        assert set(judge) <= unjudged
-        self.foresee(run)
+        assert set(judge) == self.foresee(run)
 
     @rule(
         name=runs,
@@ -181,35 +204,32 @@ class RunDirectories(RuleBasedStateMachine):
     def kill(self, name: str, requests: int, torn: str) -> None:
         """A session that ends after a few requests, in the middle of a line of its file."""
         self.count("kill")
-        run, before = self.model[name], deepcopy(self.model[name])
+        run = self.model[name]
         self.down = frozenset()
         _, target, judge = self.evaluate(name, run, "--resume", "--max-requests", requests)
         assert len(target) + len(judge) <= requests
-        assert set(target) <= before.pending()
-        assert set(judge) <= before.unjudged("j")
-        self.foresee(run)
-        found = self.found(name, "j")
-        for sample, outcome in found.items():
-            if (
-                outcome in REDONE
-            ):  # A session that begins takes an earlier error back: it is going to ask again.
-                run.target[sample] = outcome
-            if outcome in {Outcome.NOT_JUDGED, *REDONE} and sample not in before.verdicts["j"]:
-                run.verdicts["j"].pop(sample, None)
-            if sample not in target and sample not in judge and before.target[sample] not in REDONE:
-                assert outcome is before.outcomes("j")[sample], (sample, outcome)
+        run.begin()
+        assert Counter(target) <= Counter(run.pending())
+        for sample in target:
+            self.foresee_target(run, sample)
+        assert set(judge) <= run.unjudged("j")
+        left = {sample for sample, ended in self.found(name)["j"].items() if ended is Outcome.NOT_JUDGED}
+        if NO_VERDICT in left.intersection(judge):
+            # Whoever gives no verdict is asked a second time, and the session ended before.
+            assert judge.count(NO_VERDICT) == 1
+            judge.remove(NO_VERDICT)
+        run.verdicts["j"].update((sample, judged(sample)) for sample in judge)
         path = self.path(name) / torn
         if torn and path.exists():
             with path.open("ab") as file:
                 file.write(b'{"sample_id":2,"epo')
+            run.torn.add(torn)
 
     @rule(name=runs)
     def judge_again(self, name: str) -> None:
         """Another judge is asked about each answer once, and the target about nothing."""
         self.count("judge")
         run = self.model[name]
-        known = run.verdicts.setdefault("k", {})
-        answered = {sample for sample, ended in run.target.items() if ended == ANSWERED}
         before = len(self.endpoint.completions)
         done = self.vlsb(
             *("judge", self.path(name), "--judge", "k", "--judge-base-url", self.endpoint.base_url),
@@ -218,8 +238,8 @@ class RunDirectories(RuleBasedStateMachine):
         assert done.code in {0, 4}, done.err
         requests = self.endpoint.completions[before:]
         assert asked(requests, judge=False) == []
-        assert set(asked(requests, judge=True)) == answered - known.keys()
-        self.foresee_judge(run, "k")
+        assert set(asked(requests, judge=True)) == self.foresee_judge(run, "k")
+        run.torn.discard("responses.jsonl")
 
     @rule(name=runs, outcome=st.sampled_from([Outcome.TARGET_BLOCKED, Outcome.JUDGE_INVALID]))
     def retry(self, name: str, outcome: Outcome) -> None:
@@ -231,8 +251,7 @@ class RunDirectories(RuleBasedStateMachine):
         self.down = frozenset()
         _, target, judge = self.evaluate(name, run, "--resume", "--retry", outcome.value)
         assert Counter(target) == Counter(of_target)
-        assert again <= set(target) | set(judge)
-        self.foresee(run)
+        assert set(judge) == self.foresee(run) | (again - of_target)
 
     @rule(
         name=runs,
@@ -260,11 +279,11 @@ class RunDirectories(RuleBasedStateMachine):
         assert self.vlsb("report", self.path(name)).code == 5
         done = self.vlsb("runs", "repair", self.path(name))
         assert done.code == 0, done.err
-        sample = row["sample_id"]
+        run.torn.clear()
         if lane.startswith("resp"):
-            run.target[sample] = Outcome.NOT_ATTEMPTED
+            run.lose(row["sample_id"])
         else:
-            run.verdicts["j"].pop(sample, None)
+            del run.verdicts["j"][row["sample_id"]]
 
     @rule(target=runs, name=consumes(runs))
     def rename(self, name: str) -> str:
@@ -301,6 +320,7 @@ class RunDirectories(RuleBasedStateMachine):
             limit,
             deepcopy(one.target | other.target),
             {judge: one.verdicts.get(judge, {}) | other.verdicts.get(judge, {}) for judge in judges},
+            one.errors | other.errors,
         )
         return name if whole else multiple()
 
@@ -308,18 +328,19 @@ class RunDirectories(RuleBasedStateMachine):
         """Remember that a step was made."""
         RunDirectories.steps[step] += 1
 
-    def found(self, name: str, judge: str) -> dict[int, Outcome]:
-        """The outcomes that a run directory holds."""
-        rows = load_run(self.path(name)).answer_rows(judge)
-        return {row["sample_id"]: Outcome(row["outcome"]) for row in rows}
+    def found(self, name: str) -> dict[str, dict[int, Outcome]]:
+        """The outcomes that a run directory holds, with each judge."""
+        run = vlsb.load_run(self.path(name))
+        return {
+            judge: {row["sample_id"]: Outcome(row["outcome"]) for row in run.answer_rows(judge)}
+            for judge in run.judges
+        }
 
     @invariant()
     def every_run_holds_what_the_model_says(self) -> None:
         """Each sample of each run, with each judge, ended where the model says."""
         for name, run in self.model.items():
-            for judge in run.verdicts:
-                if (self.path(name) / "verdicts" / f"{judge}.jsonl").exists():
-                    assert self.found(name, judge) == run.outcomes(judge), (name, judge)
+            assert self.found(name) == {judge: run.outcomes(judge) for judge in run.verdicts}, name
 
 
 def explore(examples: int, steps: int, *, derandomize: bool) -> Counter[str]:
