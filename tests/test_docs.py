@@ -31,6 +31,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb, printed
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
+from tests.support.source import parsed
 from tests.test_layers import image
 from vlsb import config, errors, strict_json
 from vlsb.analysis.gate import GateDecision
@@ -554,7 +555,7 @@ def kinds_of_events() -> set[str]:
     kinds = set()
     rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "evaluation", "store", "cli")]
     for path in [path for room in rooms for path in room.glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if (
                 isinstance(node, ast.Call)
                 and node.args

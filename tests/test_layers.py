@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-import vlsb
+from tests.support.source import PACKAGE, trees
 
-ROOT = Path(vlsb.__file__).parent
 LEAVES = frozenset(
     {
         "records",
@@ -68,17 +67,31 @@ class Import(NamedTuple):
 
 def module_name(path: Path) -> str:
     """The dotted name below `vlsb`: "" for the package itself, "runs" for a room's `__init__`."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+class Read(NamedTuple):
+    """What a module's source says here: its imports, those inside functions, and its docstring."""
+
+    imports: list[tuple[ast.stmt, bool]]
+    inside: list[ast.stmt]
+    docstring: str
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    """Every module as it is parsed."""
-    return {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.items()}
+def sources() -> dict[str, Read]:
+    """Every module, read once."""
+    return {module_name(path): _read(tree) for path, tree in trees()}
+
+
+def _read(tree: ast.Module) -> Read:
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = [statement for function in functions for statement, _ in statements(function)]
+    return Read(list(statements(tree)), inside, ast.get_docstring(tree) or "")
 
 
 def room(module: str) -> str:
@@ -121,8 +134,8 @@ def all_imports() -> list[Import]:
     """Every import of every module, ours and others'."""
     return [
         Import(importer, imported, is_for_types)
-        for importer, tree in trees().items()
-        for statement, is_for_types in statements(tree)
+        for importer, source in sources().items()
+        for statement, is_for_types in source.imports
         for imported in named_modules(importer, statement)
     ]
 
@@ -162,7 +175,12 @@ def test_importing_the_package_loads_no_room() -> None:
     code = "import sys, vlsb; print(*sorted(name for name in sys.modules if name.startswith('vlsb.')))"
 
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
 
     assert loaded.stdout.split() == ["vlsb._version"]
@@ -178,8 +196,8 @@ def test_no_module_imports_the_package_itself() -> None:
     """Its version is in `_version`, so that nothing below needs what stands on top."""
     asked = {
         (name, alias.name)
-        for name, tree in trees().items()
-        for statement, _ in statements(tree)
+        for name, source in sources().items()
+        for statement, _ in source.imports
         if isinstance(statement, ast.ImportFrom) and statement.module == "vlsb" and not statement.level
         for alias in statement.names
         if alias.name not in SOURCES
@@ -203,10 +221,8 @@ def test_imports_of_ours_inside_functions_are_few() -> None:
     """They are for help pages that wait for nothing, and for what an extra brings; else they hide a split."""
     inside = {
         (name, statement.lineno)
-        for name, tree in trees().items()
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for statement, _ in statements(function)
+        for name, source in sources().items()
+        for statement in source.inside
         for imported in named_modules(name, statement)
         if imported.startswith("vlsb")
     }
@@ -276,9 +292,10 @@ def test_only_the_data_room_decodes_images_and_the_engines_draw_their_probe() ->
 
 
 def test_every_room_says_in_one_paragraph_what_it_owns() -> None:
-    packages = {name: tree for name, tree in trees().items() if SOURCES[name].name == "__init__.py"}
-    docstrings = {name: ast.get_docstring(tree) or "" for name, tree in packages.items()}
-    rooms = {name for name in packages if name and "." not in name}
+    docstrings = {
+        name: source.docstring for name, source in sources().items() if SOURCES[name].name == "__init__.py"
+    }
+    rooms = {name for name in docstrings if name and "." not in name}
 
     assert all(docstrings.values()), docstrings
     # One paragraph, or a summary line with one paragraph below it.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 import pytest
 
-import vlsb
+from tests.support.source import PACKAGE, trees
 from tests.test_docs import COMMANDS, PAGES, PROJECT, ROOT
 
 FORBIDDEN = re.compile(
@@ -43,10 +43,14 @@ ALLOWED = {
 _CODE = re.compile(r"^```\w*\n.*?^```$|`[^`\n]+`|\]\([^)]*\)|^    .*$|<!-- .*? -->", re.DOTALL | re.MULTILINE)
 
 
-def messages() -> Iterator[tuple[str, str]]:
+@cache
+def messages() -> list[tuple[str, str]]:
     """Every text of the source that can be a sentence, with its place. Docstrings are not shown."""
-    for path in sorted(Path(vlsb.__file__).parent.rglob("*.py")):
-        tree = ast.parse(path.read_text("utf-8"))
+    return list(_messages())
+
+
+def _messages() -> Iterator[tuple[str, str]]:
+    for path, tree in trees():
         apart = {
             id(node.value)
             for node in ast.walk(tree)
@@ -91,7 +95,7 @@ def is_allowed(place: str, text: str) -> bool:
 
 @pytest.mark.parametrize("read", [messages, pages, helps])
 def test_nothing_that_users_read_has_a_word_that_their_field_has_another_for(
-    read: type[Iterator[tuple[str, str]]],
+    read: Callable[[], Iterable[tuple[str, str]]],
 ) -> None:
     texts = list(read())
 
@@ -117,7 +121,7 @@ def test_a_word_of_ours_would_be_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("read", [messages, pages, helps])
-def test_nothing_that_users_read_is_a_riddle(read: type[Iterator[tuple[str, str]]]) -> None:
+def test_nothing_that_users_read_is_a_riddle(read: Callable[[], Iterable[tuple[str, str]]]) -> None:
     assert [(place, RIDDLES.findall(text), text[:90]) for place, text in read() if RIDDLES.search(text)] == []
 
 
@@ -129,13 +133,12 @@ def test_a_riddle_would_be_found(text: str) -> None:
 def test_docstrings_of_acts_begin_with_a_verb() -> None:
     """Properties name a thing; a function does something, and its docstring says what with a verb."""
     nominal = []
-    package = Path(vlsb.__file__).parent
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path, tree in trees():
+        for node in ast.walk(tree):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
             if not is_property and re.match(r"(?:What|Whether|The)\b", ast.get_docstring(node) or ""):
-                nominal.append(f"{path.relative_to(package)}: {node.name}")
+                nominal.append(f"{path.relative_to(PACKAGE)}: {node.name}")
 
     assert nominal == []

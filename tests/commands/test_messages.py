@@ -14,7 +14,7 @@ import pytest
 from typer.exceptions import TyperException
 from uv import find_uv_bin
 
-import vlsb
+from tests.support.source import trees
 from tests.test_docs import COMMANDS, PAGES, PROJECT, ROOT, page_flags, parse
 from vlsb.engines.install import install_environment
 
@@ -61,12 +61,12 @@ OTHERS = {
 @cache
 def texts() -> list[tuple[str, str]]:
     """Every text of the program's source with its place; what is put into one is a placeholder."""
-    return [text for path in sorted(Path(vlsb.__file__).parent.rglob("*.py")) for text in texts_of(path)]
+    return [text for path, tree in trees() for text in texts_of(path, tree)]
 
 
-def texts_of(path: Path) -> Iterator[tuple[str, str]]:
+def texts_of(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
     """The texts of one file."""
-    nodes, name = list(ast.walk(ast.parse(path.read_text("utf-8")))), path.relative_to(PROJECT)
+    nodes, name = list(ast.walk(tree)), path.relative_to(PROJECT)
     within = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in nodes:
         if isinstance(node, ast.JoinedStr):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import ast
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from rich.text import Text
 
-import vlsb
 from tests.support.records import make_failure
+from tests.support.source import PACKAGE, trees
 from vlsb import strict_json
 from vlsb.records import Untrusted
 from vlsb.reports.report import Sentence
-
-ROOT = Path(vlsb.__file__).parent
 
 # Who may see the raw text, and why.
 EXPOSED_IN = {
@@ -44,18 +41,22 @@ EXPOSED_IN = {
 
 
 @cache
-def nodes() -> list[tuple[str, ast.AST]]:
-    """Every part of the program's source, with the file that it stands in."""
-    return [
-        (path.relative_to(ROOT).as_posix(), node)
-        for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-    ]
+def uses() -> set[tuple[str, str, bool]]:
+    """Where the raw text's names stand: the file, the name, and whether it is an attribute or in a string."""
+    found = set()
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Attribute(attr="expose" | "_text" as name):
+                    found.add((path.relative_to(PACKAGE).as_posix(), name, True))
+                case ast.Constant(value="expose" | "_text" as name):
+                    found.add((path.relative_to(PACKAGE).as_posix(), name, False))
+    return found
 
 
 def attributes(name: str) -> set[str]:
     """The modules that touch an attribute of that name."""
-    return {place for place, node in nodes() if isinstance(node, ast.Attribute) and node.attr == name}
+    return {place for place, each, is_attribute in uses() if is_attribute and each == name}
 
 
 def test_raw_text_is_seen_only_where_a_reason_is_given() -> None:
@@ -66,13 +67,7 @@ def test_raw_text_is_seen_only_where_a_reason_is_given() -> None:
 
 def test_nobody_reaches_around_expose() -> None:
     """Not by the private field, and not by a name in a string."""
-    strings = {
-        place
-        for place, node in nodes()
-        if isinstance(node, ast.Constant) and node.value in ("expose", "_text")
-    }
-
-    assert strings <= {"records.py"}
+    assert {place for place, _, is_attribute in uses() if not is_attribute} <= {"records.py"}
     assert attributes("_text") <= {"records.py"}
 
 
