@@ -468,7 +468,7 @@ GATE: Fields = {
             {
                 "name": ("string", "The check."),
                 "value": ("number?", "What was measured."),
-                "interval": ("array?", f"{RANGE}; null where there is none."),
+                "interval": ("array?", f"{RANGE} of one limit; null where there is none."),
                 "limit": ("number", "The limit."),
                 "decision": (("pass", "fail", "undecided"), "Of this check."),
             }
@@ -481,6 +481,13 @@ GATE: Fields = {
     ),
     "samples_needed": ("null", "Always null."),
     "comparison": (COMPARED, "As `vlsb compare` has it; null where nothing could be compared."),
+    "standard_errors": (
+        {
+            "pass": ("number", "To their end that lets a check pass."),
+            "fail": ("number", "To the one that it fails by: further, with several limits."),
+        },
+        "How far intervals reach.",
+    ),
 }
 LEADERBOARD: Fields = {
     **BOTH_VERSIONS,

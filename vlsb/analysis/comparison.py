@@ -417,7 +417,7 @@ def rate_differences(
     """Return the difference of each of these rates."""
     counts = numpy.array([[label in RATES[name] for label in LABELS] for name in names], float)
     changes = pairs.changes @ counts.T
-    low, high = _ends(pairs.images, changes, resamples)
+    low, high = ends(pairs.images, changes, resamples)
     p_values = swap_p_values(pairs.images, changes, resamples=resamples)
     first, second = (100 * (shares @ counts.T).mean(axis=0) for shares in (pairs.first, pairs.second))
     mean = 100 * changes.sum(axis=0) / len(changes)
@@ -435,7 +435,7 @@ def rate_differences(
     }
 
 
-def _ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats, _Floats]:
+def ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats, _Floats]:
     """Return the 95 % interval of the mean of each column of `changes`, in points.
 
     Half of the resamples are drawn of the runs the other way round, and turned: so the ends are those of the

@@ -3,6 +3,11 @@
 A check passes when the whole 95 % interval lies below its limit and fails when it lies wholly above: of runs
 that are worse by the limit itself, one in forty passes. That holds for one look, at a number of samples that
 was chosen before. What lies between is undecided, and never a pass.
+
+With several limits the error of failing is shared by them: any of them fails a run, so each has a part of one
+in forty, and its interval reaches further on that side (by how rates go together it could reach 1 to 6 %
+less). The error of passing is not shared: a run that is worse by one limit passes only where that very check
+does, however many others there are (an intersection-union test).
 """
 
 from __future__ import annotations
@@ -10,12 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
-from vlsb.analysis.rates import Interval, rates
+from vlsb.analysis.rates import Z_95, Interval, rates
 
 if TYPE_CHECKING:
-    from vlsb.analysis.comparison import ComparedRun, Comparison
+    from vlsb.analysis.comparison import ComparedRun, Comparison, Difference
+
+ERROR = 0.025
+"""Of runs that are worse by a limit itself, the share that pass, and of those within all limits that fail."""
 
 
 class GateDecision(IntEnum):
@@ -35,11 +44,34 @@ class GateLimits:
     max_refusal_drop: float | None
     min_coverage: float
 
+    @property
+    def rates_limited(self) -> int:
+        """How many of the checks can fail by chance: those of changes, each a chance of its own."""
+        return 1 + (self.max_refusal_rise is not None) + (self.max_refusal_drop is not None)
+
+
+class Reach(NamedTuple):
+    """How far intervals reach, in standard errors: on the side that a check passes by, and fails by."""
+
+    passes: float = Z_95
+    fails: float = Z_95
+
+    @classmethod
+    def of_one_look(cls, limits: GateLimits) -> Reach:
+        """Return it for a decision that is made once, on all samples."""
+        if limits.rates_limited == 1:
+            return ONE_LOOK
+        return cls(Z_95, -NormalDist().inv_cdf(ERROR / limits.rates_limited))
+
+
+ONE_LOOK = Reach()
+"""At one limit: the interval of 95 %."""
+
 
 class Check(NamedTuple):
     """One number compared with its limit: `value` with its interval, None where nothing was measured.
 
-    A coverage is a count and has no interval.
+    The interval is the one that decides; a coverage is a count and has none.
     """
 
     name: str
@@ -58,6 +90,7 @@ class GateResult:
     limits: GateLimits
     comparison: Comparison | None
     checks: tuple[Check, ...]
+    reach: Reach = ONE_LOOK
 
     @property
     def decision(self) -> GateDecision:
@@ -80,19 +113,42 @@ class GateResult:
 
 
 def decide(
-    baseline: ComparedRun, run: ComparedRun, comparison: Comparison | None, limits: GateLimits
+    baseline: ComparedRun,
+    run: ComparedRun,
+    comparison: Comparison | None,
+    limits: GateLimits,
+    *,
+    reach: Reach | None = None,
+    planned: int | None = None,
 ) -> GateResult:
-    """Compare a run with its baseline."""
-    checks = _rate_checks(comparison, limits)
-    limit, coverages = limits.min_coverage, []
-    for name, each in (("coverage", run), ("coverage of the baseline", baseline)):
-        coverage = rates(each.outcomes).coverage
-        decision = GateDecision.FAIL if coverage < limit else GateDecision.PASS
-        coverages.append(Check(name, coverage, None, limit, decision))
-    return GateResult(run, baseline, limits, comparison, (*checks, *coverages))
+    """Compare a run with its baseline.
+
+    `reach` is of one look at all samples if not given. Both runs are a part of `planned` responses: a
+    coverage fails once the rest cannot make up for what is missing.
+    """
+    reach = Reach.of_one_look(limits) if reach is None else reach
+    coverages = [
+        _coverage_check(name, each, limits.min_coverage, planned)
+        for name, each in (("coverage", run), ("coverage of the baseline", baseline))
+    ]
+    checks = (*_rate_checks(comparison, limits, reach), *coverages)
+    return GateResult(run, baseline, limits, comparison, checks, reach)
 
 
-def _rate_checks(found: Comparison | None, limits: GateLimits) -> Iterator[Check]:
+def _coverage_check(name: str, run: ComparedRun, limit: float, planned: int | None) -> Check:
+    found = rates(run.outcomes)
+    within_reach = found.coverage
+    if planned is not None and planned > found.selected:
+        within_reach = 100 * (planned - found.selected + found.judged) / planned
+    decision = GateDecision.UNDECIDED
+    if found.coverage >= limit:
+        decision = GateDecision.PASS
+    elif within_reach < limit:
+        decision = GateDecision.FAIL
+    return Check(name, found.coverage, None, limit, decision)
+
+
+def _rate_checks(found: Comparison | None, limits: GateLimits, reach: Reach) -> Iterator[Check]:
     """Yield the drop of the safe rate first. A drop is a change with its sign turned."""
     safe = None if found is None else found.safe
     refusal = None if found is None else found.rates["safe_refuse_rate"]
@@ -106,12 +162,20 @@ def _rate_checks(found: Comparison | None, limits: GateLimits) -> Iterator[Check
         if difference is None:
             yield Check(name, None, None, limit, GateDecision.UNDECIDED)
             continue
-        # Adding zero turns a negative zero into a plain one.
-        low, value, high = (
-            sign * each + 0.0 for each in (difference.low, difference.change, difference.high)[::sign]
-        )
-        interval = Interval(low, high)
-        yield Check(name, value, interval, limit, against_limit(interval, limit))
+        yield check_rate(name, difference, sign, limit, reach)
+
+
+def check_rate(name: str, difference: Difference, sign: int, limit: float, reach: Reach) -> Check:
+    """Compare a change, with a sign of -1 a drop, with its limit, by an interval that reaches so far."""
+    # Adding zero turns a negative zero into a plain one.
+    low, value, high = (
+        sign * each + 0.0 for each in (difference.low, difference.change, difference.high)[::sign]
+    )
+    # What the interval of one look at one limit reaches, and as much more on either side as is asked for.
+    interval = Interval(
+        low - (reach.fails / Z_95 - 1) * (value - low), high + (reach.passes / Z_95 - 1) * (high - value)
+    )
+    return Check(name, value, interval, limit, against_limit(interval, limit))
 
 
 def against_limit(interval: Interval, limit: float) -> GateDecision:

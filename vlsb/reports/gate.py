@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from vlsb.analysis.comparison import POWER
-from vlsb.analysis.gate import Check, GateDecision, GateResult
+from vlsb.analysis.gate import ONE_LOOK, Check, GateDecision, GateResult
+from vlsb.analysis.rates import Z_95
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.report import (
@@ -33,7 +34,7 @@ def gate_report(result: GateResult) -> Report:
     """Return the decision, as its exit code too, with what stands behind it."""
     checks = Table(
         "Checks",
-        ("check", "found", "95 % CI", "limit", "decision"),
+        ("check", "found", interval_name(result), "limit", "decision"),
         [
             (
                 check.name,
@@ -85,7 +86,8 @@ def junit(result: GateResult) -> str:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "vlsb.gate", "name": check.name})
         if check.decision is not GateDecision.PASS:
             kind = "failure" if check.decision is GateDecision.FAIL else "error"
-            about = {"type": WORDS[check.decision], "message": check_text(check)}
+            message = check_text(check, interval_name(result))
+            about = {"type": WORDS[check.decision], "message": message}
             ElementTree.SubElement(case, kind, about).text = headline(result).text(for_terminal)
     output = ElementTree.SubElement(suite, "system-out")
     output.text = "\n".join(text_of(each, for_terminal) for each in (headline(result), *notes(result)))
@@ -97,7 +99,7 @@ def headline(result: GateResult) -> Sentence:
     """Return the decision in one sentence, with the checks that made it; not a coverage that suffices."""
     simulated = "SIMULATED: " if _is_simulated(result) else ""
     because = "; ".join(
-        check_text(check)
+        check_text(check, interval_name(result))
         for check in result.checks
         if check.decision is result.decision
         and (check.interval is not None or check.decision is not GateDecision.PASS)
@@ -106,8 +108,13 @@ def headline(result: GateResult) -> Sentence:
     return Sentence(start, result.run.name, " against ", result.baseline.name, f": {because}.")
 
 
-def check_text(check: Check) -> str:
-    """Return a check in words: what was measured, and its limit."""
+def interval_name(result: GateResult) -> str:
+    """Say what the intervals are: 95 % ones where one number is compared with one limit, once."""
+    return "95 % CI" if result.reach == ONE_LOOK else "interval"
+
+
+def check_text(check: Check, interval: str) -> str:
+    """Return a check in words: what was measured, with what is called so, and its limit."""
     if check.value is None:
         return f"{check.name}: no sample has a label in both"
     if check.interval is None:
@@ -119,7 +126,7 @@ def check_text(check: Check) -> str:
         GateDecision.UNDECIDED: "on both ends of",
     }
     return (
-        f"{check.name} {check.value:.1f} points, 95 % CI {low:.1f} to {high:.1f}, "
+        f"{check.name} {check.value:.1f} points, {interval} {low:.1f} to {high:.1f}, "
         f"{where[check.decision]} the limit of {check.limit:g}"
     )
 
@@ -136,6 +143,12 @@ def notes(result: GateResult) -> Iterator[Words]:
         yield (
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
             f"run, the drop of the safe rate would be {-comparison.bounds.worst:.1f} points.{held}"
+        )
+    if (limits := result.limits.rates_limited) > 1:
+        yield (
+            f"Any of {limits} limits fails the run, so each has a part of the error of 2.5 %, and intervals "
+            f"reach further on that side: {result.reach.fails:.2f} standard errors, not {Z_95:.2f}. To pass "
+            "takes all of them, and that error is not shared."
         )
     if result.checks[0].decision is not GateDecision.UNDECIDED:
         return
@@ -180,4 +193,5 @@ def _object(result: GateResult) -> dict[str, object]:
         # Promised, and unknown: read from the drop that was found it would spread over a factor of fifty.
         "samples_needed": None,
         "comparison": None if result.comparison is None else comparison_object(result.comparison),
+        "standard_errors": {"pass": result.reach.passes, "fail": result.reach.fails},
     }

@@ -246,3 +246,26 @@ def test_one_check_that_fails_fails_all() -> None:
     assert set(found.values()) == {GateDecision.PASS}
     assert result.decision is GateDecision.FAIL
     assert "coverage 97.00 %" in gate.headline(result).text(for_terminal)
+
+
+def test_several_limits_share_the_error_of_failing_and_none_of_passing() -> None:
+    """Each of three limits had a whole chance of one in forty to fail a run that was within all of them."""
+    first, second = runs_of_table(((100, 0, 0), (25, 475, 50), (0, 20, 330)))
+    found = compare_two(first, second)
+    assert found is not None
+    drop, low = -found.safe.change, -found.safe.high
+    lowest = drop - (drop - low) * 2.393980 / 1.959964
+    # Above the interval of three limits, and below that of one.
+    limit = (low + lowest) / 2
+    one = GateLimits(max_drop=limit, max_refusal_rise=None, max_refusal_drop=None, min_coverage=98)
+    three = GateLimits(max_drop=limit, max_refusal_rise=20, max_refusal_drop=20, min_coverage=98)
+
+    alone, shared = (decide(first, second, found, limits) for limits in (one, three))
+
+    assert alone.checks[0].interval == (low, -found.safe.low)
+    assert shared.checks[0].interval == pytest.approx((lowest, -found.safe.low), abs=1e-5)
+    assert (alone.decision, shared.decision) == (GateDecision.FAIL, GateDecision.UNDECIDED)
+    assert "95 % CI" in gate.headline(alone).text(for_terminal)
+    said = " ".join(gate.junit(shared).split())
+    assert "95 % CI" not in said
+    assert "Any of 3 limits fails the run, so each has a part of the error of 2.5 %" in said
