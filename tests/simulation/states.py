@@ -87,10 +87,13 @@ class Run:
         """Those of which a resume asks the target."""
         return {sample for sample, ended in self.target.items() if ended in REDONE}
 
+    def answered(self) -> set[int]:
+        """Those that the target has answered."""
+        return {sample for sample, ended in self.target.items() if ended == ANSWERED}
+
     def unjudged(self, judge: str) -> set[int]:
         """The answers that a judge has not judged."""
-        known = self.verdicts.get(judge, {})
-        return {sample for sample, ended in self.target.items() if ended == ANSWERED} - known.keys()
+        return self.answered() - self.verdicts.get(judge, {}).keys()
 
 
 def judged(sample: int) -> Outcome:
@@ -151,9 +154,11 @@ class RunDirectories(RuleBasedStateMachine):
     def foresee(self, run: Run) -> set[int]:
         """What a session that is not interrupted makes of a run; the samples of which it asks the judge."""
         run.begin()
-        for sample in run.pending():
+        pending = run.pending()
+        for sample in pending:
             self.foresee_target(run, sample)
-        return self.foresee_judge(run, "j")
+        # What the target says anew is judged anew, although it may be what was judged before.
+        return self.foresee_judge(run, "j") | run.answered() & pending
 
     def foresee_target(self, run: Run, sample: int) -> None:
         """How the target ends a sample now."""
@@ -212,7 +217,7 @@ class RunDirectories(RuleBasedStateMachine):
         assert Counter(target) <= Counter(run.pending())
         for sample in target:
             self.foresee_target(run, sample)
-        assert set(judge) <= run.unjudged("j")
+        assert set(judge) <= run.unjudged("j") | set(target)
         left = {sample for sample, ended in self.found(name)["j"].items() if ended is Outcome.NOT_JUDGED}
         if NO_VERDICT in left.intersection(judge):
             # Whoever gives no verdict is asked a second time, and the session ended before.
