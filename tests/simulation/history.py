@@ -17,6 +17,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,9 +27,9 @@ import orjson
 import vlsb.api
 from tests.simulation import faults
 from tests.simulation.faults import KEY
+from tests.simulation.limits import ON_ITS_WAY_S, Account, Enforced
 from tests.simulation.loop import Deadlock
-from tests.simulation.network import LATENCY_S
-from tests.simulation.plans import TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
+from tests.simulation.plans import MOST_SAMPLES, TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
 from tests.simulation.provider import MOST_BATCHES, Provider
 from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
@@ -38,7 +39,7 @@ from vlsb.config import RetryPolicy
 from vlsb.errors import VlsbError
 from vlsb.evaluation.session import Listeners
 from vlsb.records import RETRIED_ON_RESUME
-from vlsb.simulator import Action, BatchPlan, Reply, Request, Simulator, answer, verdict
+from vlsb.simulator import Action, BatchPlan, Reply, Request, Simulator, answer, rate_limited, verdict
 from vlsb.store.store import BATCHES
 
 LIMITS = ("429", "429 with a wait")
@@ -54,10 +55,8 @@ MOST_RESUMES = 2 * MOST_BATCHES
 # Within this many virtual seconds a session in which nothing fails has to end.
 LIVENESS_S = 3600.0
 
-# A reply and a request take no longer than this through the network, in all their pieces.
 # An answer that came so long before a kill has long been written.
 KEPT_S = 0.2
-ON_ITS_WAY_S = 6 * LATENCY_S[1]
 
 
 class Violation(AssertionError):
@@ -91,8 +90,8 @@ class History:
         self._sent = Counter[tuple[str, int]]()
         self._failed = Counter[tuple[str, int]]()
         self._refused = Counter[tuple[str, int]]()
-        # Until when a lane's endpoint wants nothing, by its address.
-        self._paused: dict[tuple[str, str], float] = {}
+        # Until when an account's endpoint wants nothing.
+        self._paused: dict[Account, float] = {}
         self._finished = _Finished(self._run)
         self.provider = Provider(plan.batches or (), random.Random(f"provider {seed}"))
         # The batch that the last session could not account for.
@@ -225,7 +224,7 @@ class History:
 
     def _require_no_pause(self, world: World, lane: str, request: Request) -> None:
         """While a rate limit is waited out, nothing is sent there."""
-        ends_at = self._paused.get((lane, request.headers.get("host", "")), 0.0)
+        ends_at = self._paused.get(_account(lane, request), 0.0)
         if world.loop.time() < ends_at:
             raise Violation(f"{lane} was asked {ends_at - world.loop.time():.3f} s before a pause ended")
 
@@ -247,14 +246,12 @@ class History:
         self._failed[lane, sample] += 1
         self._refused[lane, sample] += name in LIMITS
 
-    def refused(self, world: World, lane: str, request: Request, wait_s: float) -> None:
-        """The endpoint has said for how long it wants nothing more."""
-        key = (lane, request.headers.get("host", ""))
-        ends_at = world.loop.time() + wait_s
-        world.loop.call_later(ON_ITS_WAY_S, self._pause, key, ends_at)
+    def refused(self, world: World, account: Account, ends_at: float) -> None:
+        """The endpoint has said until when it wants nothing more."""
+        world.loop.call_later(ON_ITS_WAY_S, self._pause, account, ends_at)
 
-    def _pause(self, key: tuple[str, str], ends_at: float) -> None:
-        self._paused[key] = max(ends_at, self._paused.get(key, 0.0))
+    def _pause(self, account: Account, ends_at: float) -> None:
+        self._paused[account] = max(ends_at, self._paused.get(account, 0.0))
 
     def paid(self, world: World, usd: float, most_usd: float | None) -> None:
         """An answer was handed over whole: it has to be paid for."""
@@ -400,7 +397,12 @@ class _Main:
         self._problem: Violation | None = None
         self._paying: set[int] = set()
         self._answers: dict[int, str] = {}
-        self._waits: dict[int, tuple[str, float]] = {}
+        # Until when a reply says to wait, by the number of its request.
+        self._waits: dict[int, tuple[Account, float]] = {}
+        limit = history.plan.limit
+        self._enforced = None if limit is None else Enforced(limit, sum(TOKENS))
+        # Replies that name the limit, by the number of their request, and whether they refuse it.
+        self._naming: dict[int, bool] = {}
 
     async def run(self) -> None:
         """Serve the endpoint and evaluate against it."""
@@ -464,6 +466,8 @@ class _Main:
                 raise self._problem
             if simulator.errors:
                 raise simulator.errors[0]
+            if self._enforced is not None and (over := self._enforced.problem()):
+                raise Violation(over)
 
     def _step(self, evaluation: asyncio.Task[Any]) -> Any:
         loop, plan, began = self._world.loop, self._plan, self._world.loop.steps
@@ -491,8 +495,10 @@ class _Main:
         if (text := self._answers.get(request.number)) is not None:
             self._history.handed_over(self._world, text)
         if (wait := self._waits.get(request.number)) is not None:
-            lane, wait_s = wait
-            self._history.refused(self._world, lane, request, wait_s)
+            self._history.refused(self._world, *wait)
+        if self._enforced is not None and (is_refusal := self._naming.get(request.number)) is not None:
+            account = _account(request.model if request.is_judge else "t", request)
+            self._enforced.tell(account, self._world.loop.time(), is_refusal=is_refusal)
         if request.number in self._paying:
             self._history.paid(self._world, USD_OF_ONE, self._plan.max_cost)
 
@@ -513,6 +519,21 @@ class _Main:
             self._history.asked(self._world, request, lane, self._plan)
         except Violation as problem:
             self._problem = self._problem or problem
+        if self._enforced is None or not request.headers:
+            return self._act(request, lane, sample)
+        ruling = self._enforced.rule(_account(lane, request), self._world.loop.time())
+        if is_refused := ruling.refused_until is not None:
+            self._history.note(self._world, "over the limit")
+            self._history.failed(lane, sample, "429")
+            self._waits[request.number] = (_account(lane, request), ruling.refused_until)
+        action = rate_limited() if is_refused else self._act(request, lane, sample)
+        if not isinstance(action, Reply):
+            return action
+        self._naming[request.number] = is_refused
+        return replace(action, headers=(*action.headers, *ruling.headers))
+
+    def _act(self, request: Request, lane: str, sample: int) -> Action:
+        """What becomes of a request that is within the limit."""
         draw, usage, name = self._world.draw, TOKENS, self._plan.faults.get(self._requests)
         name = self._plan.stubborn.get((lane, sample), name)
         delay_s = draw.uniform(0, self._history.plan.latency_s)
@@ -539,8 +560,13 @@ class _Main:
             self._history.excuse(lane, sample)
         action = faults.ALL[name](draw, whole)
         if name == "429 with a wait" and request.headers and isinstance(action, Reply):
-            self._waits[request.number] = (lane, float(dict(action.headers)["retry-after"]))
+            wait_s = float(dict(action.headers)["retry-after"])
+            self._waits[request.number] = (_account(lane, request), self._world.loop.time() + wait_s)
         return action
+
+
+def _account(lane: str, request: Request) -> Account:
+    return lane, request.headers.get("host", "")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -566,7 +592,7 @@ def set_environment() -> None:
 
 def write_data(directory: Path) -> Path:
     """The data set of all histories, with prices beside it."""
-    data = write_dataset(directory / "data", sharing_rows(8))
+    data = write_dataset(directory / "data", sharing_rows(MOST_SAMPLES))
     for image in data.rglob("*.png"):
         # Times are part of what is written.
         os.utime(image, (BEGAN_AT.timestamp(),) * 2)

@@ -20,6 +20,7 @@ from tests.simulation.provider import HAS_SDK
 from tests.simulation.world import quietly
 
 A_PIECE = 50
+TELLS_EVERY = 1000
 # Something of each session that was killed stays in memory: then a new process goes on.
 PIECES_A_PROCESS = 40
 # Sets of words are walked through in the order of their hashes: each process has to have the same.
@@ -96,14 +97,16 @@ class Explored:
     problems: dict[int, str] = field(default_factory=dict)
 
     def add(self, pieces: Iterable[Future[Explored]]) -> None:
-        """Add what was done in pieces, and print what failed."""
+        """Add what was done in pieces, and print what failed, and now and then how many there are."""
         for each in pieces:
             piece = each.result()
-            self.histories += piece.histories
+            before, self.histories = self.histories, self.histories + piece.histories
             self.virtual_s += piece.virtual_s
             self.problems |= piece.problems
             for seed, problem in piece.problems.items():
                 print(f"seed {seed}: {problem}", flush=True)
+            if self.histories // TELLS_EVERY > before // TELLS_EVERY:
+                print(f"{self.histories:,} histories, {len(self.problems)} violations", file=sys.stderr)
 
 
 def _try_seeds(seeds: range) -> Explored:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tests.simulation import faults
+from tests.simulation.limits import LimitPlan, draw_limit
 from tests.simulation.provider import HAS_SDK, CallFault, draw_batch_plans, draw_call_fault
 from vlsb.config import UPLOAD_BYTES
 from vlsb.simulator import BatchPlan
@@ -23,6 +24,7 @@ USD_OF_ONE = sum(TOKENS) * USD_PER_TOKEN
 """What an answer costs."""
 # What is put by for a request that is on its way, which may say more than it will.
 RESERVED_USD = 0.05
+MOST_SAMPLES = 8
 # Within so many steps most sessions that try again are over.
 STEPS_OF_A_RETRY = 150
 FEATURES = ("outages", "skew", "jumps", "connections", "limits", "rpm", "retry", "stubborn", "other options")
@@ -63,7 +65,7 @@ class Plan:
     """A workload and its sessions.
 
     `budget_bytes` is the memory that request bodies may take, `batches` what becomes of the batches of a
-    history by batch, None otherwise.
+    history by batch, None otherwise, and `limit` what the endpoint enforces and names.
     """
 
     samples: int
@@ -74,6 +76,7 @@ class Plan:
     budget_bytes: int
     sessions: Sequence[SessionPlan]
     batches: Sequence[BatchPlan] | None = None
+    limit: LimitPlan | None = None
 
 
 def draw_plan(seed: int) -> Plan:
@@ -84,12 +87,18 @@ def draw_plan(seed: int) -> Plan:
     epochs, judges = draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 1, 2))
     replicas = draw.choice((1, 1, 2)) if not is_by_batch else 1
     batches = draw_batch_plans(draw) if is_by_batch else None
+    limit = draw_limit(draw) if draw.random() < 0.12 and not is_by_batch else None
+    if limit is not None:
+        samples, epochs = draw.randint(3, MOST_SAMPLES), draw.choice((1, 2, 3))
     features = {each for each in FEATURES if draw.random() < 0.25}
+    if is_by_batch and draw.random() < 0.5:
+        features.add("limits")
     names = [*faults.PASSING] * 3 + [*faults.ENDS] * 2 + [*faults.FATAL]
     kinds = draw.sample(names, draw.choice((1, 2, 4, 8, 16)))
     count = draw.randint(3, 6) if is_chain else draw.choice((1, 1, 1, 1, 1, 2, 2, 3))
     latency_s, budget_bytes = draw.choice((0.001, 0.05, 1)), draw.choice((UPLOAD_BYTES, 4000, 20_000))
-    plan = Plan(samples, epochs, judges, replicas, latency_s, budget_bytes, (), batches if HAS_SDK else None)
+    plan = Plan(samples, epochs, judges, replicas, latency_s, budget_bytes, ())
+    plan = replace(plan, batches=batches if HAS_SDK else None, limit=limit)
     sessions = [_draw_session(draw, plan, features, kinds) for _ in range(count)]
     if is_chain:
         sessions = _chain(draw, plan, sessions)
@@ -125,7 +134,7 @@ def _draw_session(draw: random.Random, plan: Plan, features: set[str], kinds: Se
     def has(feature: str, share: float = 0.5) -> bool:
         return feature in features and draw.random() < share
 
-    is_limited, limits_cost = has("limits"), draw.random() < 0.6
+    is_limited, limits_cost = has("limits"), draw.random() < (0.6 if plan.batches is None else 0.9)
     return SessionPlan(
         faults={draw.randint(1, requests * 2): draw.choice(kinds) for _ in range(draw.randint(0, 5))},
         stubborn={

@@ -125,6 +125,18 @@ PLANTED = {
         "None if cap is None else cap / count for cap in",
         "None if cap is None else 2 * cap / count for cap in",
     ),
+    "twice a named limit": Planted(
+        "requests leave at twice the rate of the limit that the headers name",
+        "endpoints/rates.py",
+        "append(named.per_s)\n",
+        "append(2 * named.per_s)\n",
+    ),
+    "unread limits": Planted(
+        "what the headers say about limits is not looked at",
+        "endpoints/rates.py",
+        "        if not limits:\n            return\n",
+        "        if limits is not None:\n            return\n",
+    ),
     "one attempt more": Planted(
         "a fault that may pass is tried once more than --max-attempts says",
         "endpoints/retry.py",

@@ -35,6 +35,8 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
         for less in sorted({1, value // 2, value - 1}):
             if 1 <= less < value:
                 yield replace(plan, **{name: less})
+    if plan.limit is not None:
+        yield replace(plan, limit=None)
     for number, batch in enumerate(plan.batches or ()):
         if batch != BatchPlan():
             batches = [*(plan.batches or ())]
