@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +36,9 @@ import vlsb
 from tests.support.command import Finished, Vlsb, run_words
 from tests.support.datasets import write_dataset
 from tests.support.endpoint import asked, sample_of
+from tests.support.waiting import wait_until
 from vlsb.records import Outcome
-from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
+from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
 
 SAMPLES = 6
 LIMITS = ("1-3", "4-6", "1-6", "3-5")
@@ -61,9 +64,14 @@ class Run:
     errors: set[int] = field(default_factory=set)
     torn: set[str] = field(default_factory=set)
 
+    @property
+    def holds_answers(self) -> bool:
+        """Whether anybody has answered anything, or half a line may be an answer."""
+        return bool(self.torn or any(self.verdicts.values()) or set(self.target.values()) - REDONE)
+
     def begin(self) -> None:
         """A session begins: a run in which nobody has answered anything starts again."""
-        if not (self.torn or any(self.verdicts.values()) or set(self.target.values()) - REDONE):
+        if not self.holds_answers:
             self.target = dict.fromkeys(self.target, Outcome.NOT_ATTEMPTED)
             self.verdicts, self.errors = {}, set()
         self.torn.clear()
@@ -101,6 +109,12 @@ def judged(sample: int) -> Outcome:
     return Outcome.JUDGE_INVALID if sample == NO_VERDICT else LABELS[sample % 3]
 
 
+def count_rows(run: Path) -> int:
+    """How many answers and failures stand in a run directory."""
+    files = (run / "responses.jsonl", run / "failures.jsonl", *run.glob("verdicts/*.jsonl"))
+    return sum(path.read_bytes().count(b"\n") for path in files if path.exists())
+
+
 class RunDirectories(RuleBasedStateMachine):
     """Commands in any order, and after each of them every run holds what the model says."""
 
@@ -114,6 +128,8 @@ class RunDirectories(RuleBasedStateMachine):
         self.vlsb = Vlsb(self.home)
         self.model: dict[str, Run] = {}
         self.down: frozenset[int] = frozenset()
+        # How many requests are answered until all are left waiting; None for all.
+        self.left: int | None = None
         self.endpoint = SimulatorThread(self.respond)
         self.endpoint.__enter__()
         self.number = 0
@@ -126,6 +142,10 @@ class RunDirectories(RuleBasedStateMachine):
     def respond(self, request: Request) -> Action:
         """What the endpoint does follows from the sample; a sample in an outage is refused."""
         sample = sample_of(request)
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                return Stall()
         if request.is_judge:
             return answer("Well.") if sample == NO_VERDICT else verdict(sample % 3 + 1)
         if sample in self.down:
@@ -144,12 +164,16 @@ class RunDirectories(RuleBasedStateMachine):
     def evaluate(self, name: str, run: Run, *words: object) -> tuple[Finished, list[int], list[int]]:
         """Type `vlsb run`; how it ended, and the samples that target and judge were asked about."""
         before = len(self.endpoint.completions)
-        usual = ("--name", name, "--limit", run.limit, "--backoff", "0.01", "--fail-on-error", "100%")
-        done = self.vlsb(*run_words(self.endpoint, self.data, *usual, *words))
+        done = self.vlsb(*self.words(name, run, *words))
         assert done.code in {0, 4}, done.err
         assert "Traceback" not in done.err
         requests = self.endpoint.completions[before:]
         return done, asked(requests, judge=False), asked(requests, judge=True)
+
+    def words(self, name: str, run: Run, *words: object) -> list[object]:
+        """A command that evaluates a run."""
+        usual = ("--name", name, "--limit", run.limit, "--backoff", "0.01", "--fail-on-error", "100%")
+        return run_words(self.endpoint, self.data, *usual, *words)
 
     def foresee(self, run: Run) -> set[int]:
         """What a session that is not interrupted makes of a run; the samples of which it asks the judge."""
@@ -201,50 +225,72 @@ class RunDirectories(RuleBasedStateMachine):
         assert Counter(target) == Counter(pending)
         assert set(judge) == self.foresee(run)
 
-    @rule(
-        name=runs,
-        requests=st.integers(1, 5),
-        torn=st.sampled_from(["", "responses.jsonl", "verdicts/j.jsonl"]),
-    )
-    def kill(self, name: str, requests: int, torn: str) -> None:
-        """A session that ends after a few requests, in the middle of a line of its file."""
-        self.count("kill")
+    @rule(name=runs, requests=st.integers(1, 5))
+    def stop(self, name: str, requests: int) -> None:
+        """A session that may make a few requests keeps what they brought."""
+        self.count("stop")
         run = self.model[name]
         self.down = frozenset()
         _, target, judge = self.evaluate(name, run, "--resume", "--max-requests", requests)
         assert len(target) + len(judge) <= requests
+        self.foresee_part(run, target, judge)
+
+    def foresee_part(self, run: Run, target: Collection[int], judge: Sequence[int]) -> None:
+        """What a session makes of a run to which only these answers came."""
         run.begin()
         assert Counter(target) <= Counter(run.pending())
         for sample in target:
             self.foresee_target(run, sample)
-        assert set(judge) <= run.unjudged("j") | set(target)
-        left = {sample for sample, ended in self.found(name)["j"].items() if ended is Outcome.NOT_JUDGED}
-        if NO_VERDICT in left.intersection(judge):
-            # Whoever gives no verdict is asked a second time, and the session ended before.
-            assert judge.count(NO_VERDICT) == 1
-            judge.remove(NO_VERDICT)
-        run.verdicts["j"].update((sample, judged(sample)) for sample in judge)
-        path = self.path(name) / torn
-        if torn and path.exists():
-            with path.open("ab") as file:
+        # Whoever gives no verdict is asked a second time.
+        done = set(judge) - ({NO_VERDICT} if judge.count(NO_VERDICT) == 1 else set())
+        assert done <= run.unjudged("j") | set(target)
+        run.verdicts["j"].update((sample, judged(sample)) for sample in done)
+
+    @rule(name=runs, answers=st.integers(0, 6), torn=st.sampled_from(["", *FILES]))
+    def kill(self, name: str, answers: int, torn: str) -> None:
+        """A process that is killed has kept each answer that came to it; a line may be half written."""
+        self.count("kill")
+        run, path = self.model[name], self.path(name)
+        before, self.left, self.down = len(self.endpoint.completions), answers, frozenset()
+        rows = count_rows(path) if run.holds_answers else 0
+        with self.vlsb.start(*self.words(name, run, "--resume")) as process:
+
+            def came() -> list[Request]:
+                return self.endpoint.completions[before : before + answers]
+
+            def has_kept_all() -> bool:
+                judge = asked(came(), judge=True)
+                kept = len(came()) - (judge.count(NO_VERDICT) > 0)
+                return (self.left or 0) < 0 and count_rows(path) == rows + kept
+
+            wait_until(lambda: not process.is_running or has_kept_all(), what="answers that are kept")
+            ended = process.kill()
+        assert ended.code in {-signal.SIGKILL, 0, 4}, ended.err
+        self.left = None
+        self.foresee_part(run, asked(came(), judge=False), asked(came(), judge=True))
+        if torn:
+            with (path / torn).open("ab") as file:
                 file.write(b'{"sample_id":2,"epo')
             run.torn.add(torn)
 
-    @rule(name=runs)
-    def judge_again(self, name: str) -> None:
-        """Another judge is asked about each answer once, and the target about nothing."""
+    @rule(name=runs, judge=st.sampled_from(["j", "k"]), again=st.booleans())
+    def judge(self, name: str, judge: str, again: bool) -> None:
+        """A judge is asked about each answer once, and the target about nothing; a retry asks once more."""
         self.count("judge")
         run = self.model[name]
+        known = run.outcomes(judge) if judge in run.verdicts else {}
+        redone = {sample for sample, ended in known.items() if again and ended is Outcome.JUDGE_INVALID}
         before = len(self.endpoint.completions)
         done = self.vlsb(
-            *("judge", self.path(name), "--judge", "k", "--judge-base-url", self.endpoint.base_url),
+            *("judge", self.path(name), "--judge", judge, "--judge-base-url", self.endpoint.base_url),
             *("--data-root", self.data, "--backoff", "0.01", "--fail-on-error", "100%"),
+            *(("--retry", "judge_invalid") if again else ()),
         )
         assert done.code in {0, 4}, done.err
         requests = self.endpoint.completions[before:]
         assert asked(requests, judge=False) == []
-        assert set(asked(requests, judge=True)) == self.foresee_judge(run, "k")
-        run.torn.discard("responses.jsonl")
+        assert set(asked(requests, judge=True)) == self.foresee_judge(run, judge) | redone
+        run.torn -= {"responses.jsonl", f"verdicts/{judge}.jsonl"}
 
     @rule(name=runs, outcome=st.sampled_from([Outcome.TARGET_BLOCKED, Outcome.JUDGE_INVALID]))
     def retry(self, name: str, outcome: Outcome) -> None:
