@@ -169,11 +169,13 @@ def compare(
     baseline: str | PathLike[str] | None = None,
     across_judges: bool = False,
     all_pairs: bool = False,
+    corrected: bool = False,
 ) -> ComparisonReport:
     """Compare runs on the samples that one judge labelled in all of them, as `vlsb compare` does.
 
     Each run is compared with the first one or the `baseline`, a path or a run's name; `all_pairs` compares
-    every two. Raises a VlsbError for runs that cannot be compared, and without the extra `stats`.
+    every two, and `corrected` corrects the changes by human labels. Raises a VlsbError for runs that cannot
+    be compared, and without the extra `stats`.
     """
     try:
         # numpy, scipy and statsmodels: a second to import, and not everybody has them.
@@ -188,6 +190,7 @@ def compare(
         baseline=None if baseline is None else path_of("baseline", baseline),
         across_judges=across_judges,
         all_pairs=all_pairs,
+        corrected=corrected,
     )
 
 

@@ -285,7 +285,7 @@ def _draw(run: SmallRun, draw: random.Random) -> Trace:
 
 
 def _draw_both(run: SmallRun, n: int) -> None:
-    draw_audit(run.directory, n=n, seed=None, judges=["j.jsonl"])
+    draw_audit([run.directory], n=n, seed=None)
     draw_calibration(run.directory, "new.jsonl", n=n, against="j.jsonl", is_against_asked=True)
 
 

@@ -21,7 +21,8 @@ from vlsb.records import Label, Untrusted
 class Stratum(NamedTuple):
     """Responses that a judge takes for alike; None in a place that does not divide them.
 
-    `label` is the judge's, or `none` where it gave none; `disagrees` says whether another judge's differs.
+    `label` is the judge's, or `none` where it gave none, and of several runs one for each with `+` between
+    them; `disagrees` says whether another judge's differs.
     """
 
     label: str | None

@@ -6,7 +6,8 @@ however many samples there are: each resample also draws imagined images that ch
 as many as Wilson's interval adds, each of the mean size. A difference is more than noise where both say so,
 and p still does after Holm's correction for the other comparisons. A sample that was judged in several epochs
 counts with the mean of them. What is said of two runs is the exact mirror of what is said of them the other
-way round. The extra `stats`.
+way round. Where people labelled the same images of both runs, the change is corrected for a judge that errs
+more in one run than in the other. The extra `stats`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from vlsb.analysis.agreement import Pair
+from vlsb.analysis.correction import AuditedChange, CorrectedRates, Shares, corrected_changes
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
-from vlsb.analysis.rates import LABELS, RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm
+from vlsb.analysis.rates import LABELS, RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm, p_of
 from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Untrusted
 
 RESAMPLES = 10_000
@@ -46,11 +48,22 @@ _Floats = NDArray[numpy.float64]
 _Integers = NDArray[numpy.int64]
 
 
+class HumanLabels(NamedTuple):
+    """What people say of the drawn samples of a run: by id the share of each label, in the order of `Label`.
+
+    `weights` say how many samples each stands for, and runs with the same `draw` were drawn together.
+    """
+
+    draw: str
+    shares: Mapping[int, Shares]
+    weights: Mapping[int, float]
+
+
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
     """A run as one judge saw it, by its verdict file's name; `outcomes` has one for each sample and epoch.
 
-    `name` tells it apart from the others.
+    `name` tells it apart from the others. `people` is None where no human labels are asked for.
     """
 
     name: Untrusted
@@ -60,6 +73,7 @@ class ComparedRun:
     epochs: int
     conditions: Conditions
     outcomes: Sequence[SampleOutcome]
+    people: HumanLabels | None = None
 
 
 class LeftOut(NamedTuple):
@@ -150,7 +164,9 @@ class Comparison:
     missing label gone against or for the second run. `transitions` counts samples by label, the first run's
     by row, in the order of `Label`. `changed_images` are those with another safe rate. `detectable` is the
     change of the safe rate, in points, that so many samples show in 80 % of cases; None where too few images
-    changed to say. `p_holm` is that of the safe rate, corrected for the number of `comparisons`.
+    changed to say. `corrected` are the changes that people would find, in points, where their labels were
+    asked for. `p_holm` is that of the safe rate, of the corrected one if there is one, for the number of
+    `comparisons`.
     """
 
     first: ComparedRun
@@ -170,6 +186,7 @@ class Comparison:
     detectable: float | None
     p_holm: float
     comparisons: int = 1
+    corrected: CorrectedRates | None = None
 
     @property
     def safe(self) -> Difference:
@@ -179,7 +196,10 @@ class Comparison:
     @property
     def is_clear(self) -> bool:
         """Whether the safe rates differ by more than noise, among all comparisons that were made."""
-        return self.safe.is_clear and self.p_holm < SIGNIFICANT
+        if self.corrected is None:
+            return self.safe.is_clear and self.p_holm < SIGNIFICANT
+        low, high = self.corrected.rates["safe_rate"].interval
+        return (low > 0 or high < 0) and self.p_holm < SIGNIFICANT
 
     @property
     def detectable_in_all(self) -> float | None:
@@ -255,7 +275,10 @@ class PairedShares:
 
 
 def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
-    """Compare two runs on the samples that both judged; None if there is none."""
+    """Compare two runs on the samples that both judged; None if there is none.
+
+    Raises ConfigError for human labels on too few images that both have.
+    """
     before, after = _rows(first), _rows(second)
     shared = _shared(first, second, before, after)
     both = [key for key in shared if before[key].shares and after[key].shares]
@@ -267,6 +290,7 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
     rates = rate_differences(pairs)
     changed_images = count_changed(pairs)
     are_counts = first.epochs == second.epochs == 1
+    corrected = _corrected(first, second, [each.about for each in rows], pairs)
     return Comparison(
         first=first,
         second=second,
@@ -283,17 +307,40 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
         flips=_flips(rows, pairs),
         changed_images=changed_images,
         detectable=detectable(pairs) if changed_images >= LEAST_CHANGED else None,
-        p_holm=rates["safe_rate"].p,
+        p_holm=rates["safe_rate"].p if corrected is None else _p_of_corrected(corrected),
+        corrected=corrected,
     )
+
+
+def _corrected(
+    first: ComparedRun, second: ComparedRun, about: Sequence[SampleOutcome], pairs: PairedShares
+) -> CorrectedRates | None:
+    before, after = first.people, second.people
+    if before is None or after is None:
+        return None
+    changes = []
+    for row, change in zip(about, pairs.changes.tolist(), strict=True):
+        earlier, later = (people.shares.get(row.sample_id) for people in (before, after))
+        human = None
+        if earlier is not None and later is not None:
+            human = tuple(more - less for more, less in zip(later, earlier, strict=True))
+        weight = 1.0 if human is None else before.weights[row.sample_id]
+        changes.append(AuditedChange(row.image, tuple(change), human, weight))
+    return corrected_changes(changes)
+
+
+def _p_of_corrected(corrected: CorrectedRates) -> float:
+    safe = corrected.rates["safe_rate"]
+    return p_of(safe.corrected, safe.interval)
 
 
 def compare_pairs(pairs: Iterable[tuple[ComparedRun, ComparedRun]]) -> tuple[Comparison | None, ...]:
     """Compare several pairs of runs; each `p_holm` is corrected for all of them."""
     comparisons = [compare_two(first, second) for first, second in pairs]
     compared = [each for each in comparisons if each is not None]
-    corrected = iter(holm([each.safe.p for each in compared]))
+    p_values = iter(holm([each.p_holm for each in compared]))
     return tuple(
-        None if each is None else replace(each, p_holm=next(corrected), comparisons=len(compared))
+        None if each is None else replace(each, p_holm=next(p_values), comparisons=len(compared))
         for each in comparisons
     )
 

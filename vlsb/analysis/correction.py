@@ -54,9 +54,26 @@ class AuditedSample:
     weight: float = 1.0
 
 
+Shares = tuple[float, ...]
+"""The share of each label in the labels of a response, in the order of `Label`; or the change of each."""
+
+
+class AuditedChange(NamedTuple):
+    """One sample of two runs: how much more of each label it has in the second, by a judge that labelled all.
+
+    `human` is the same by people, None where they have not labelled both. `image` and `weight` are those of
+    an `AuditedSample`.
+    """
+
+    image: Hashable
+    judge: Shares
+    human: Shares | None = None
+    weight: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class CorrectedRate:
-    """A rate in percent, unrounded: the judge's own, and corrected with its 95 % interval."""
+    """A rate in percent or a change in points, unrounded: the judge's, and corrected with a 95 % interval."""
 
     judge: float
     corrected: float
@@ -137,16 +154,18 @@ class _Estimate(NamedTuple):
         ends = max(-1.0, self.share - self.reach), min(1.0, self.share + self.reach)
         return ExpectedChange(100 * judge, 100 * self.share, Interval(*(100 * end for end in ends)))
 
-    def rate(self, judge: float, share: float) -> CorrectedRate:
-        """Return it as a rate beside the judge's; `share` is its own once all were restored to a sum of 1."""
-        interval = Interval(100 * max(0.0, share - self.reach), 100 * min(1.0, share + self.reach))
+    def rate(self, judge: float, share: float, *, least: float = 0.0) -> CorrectedRate:
+        """Return it as a rate beside the judge's; `share` is its own once all were restored to their sum."""
+        interval = Interval(100 * max(least, share - self.reach), 100 * min(1.0, share + self.reach))
         return CorrectedRate(100 * judge, 100 * share, interval)
 
 
 class _Image(NamedTuple):
-    """How often the judge gave each label to the responses of one image, and how many those are."""
+    """The sums of the judge's shares of each label over the responses of one image, those of their squares,
+    and how many responses those are."""
 
-    judged: tuple[int, ...]
+    judged: tuple[float, ...]
+    squares: tuple[float, ...]
     size: int
 
 
@@ -159,8 +178,8 @@ class _Labelled(NamedTuple):
     image: int
     weight: float
     part: float
-    judge: tuple[float, ...]
-    human: tuple[float, ...]
+    judge: Shares
+    human: Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +196,20 @@ class AuditedJudge:
     @classmethod
     def of(cls, samples: Iterable[AuditedSample]) -> AuditedJudge:
         """Read the samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
-        groups: dict[Hashable, list[AuditedSample]] = {}
+        return cls.of_changes(
+            AuditedChange(
+                each.image,
+                _shares(() if each.judge is None else (each.judge,)),
+                _shares(each.human) if each.human else None,
+                each.weight,
+            )
+            for each in samples
+        )
+
+    @classmethod
+    def of_changes(cls, samples: Iterable[AuditedChange]) -> AuditedJudge:
+        """Read the changes between two runs of one judge. Raises ConfigError as `of`."""
+        groups: dict[Hashable, list[AuditedChange]] = {}
         for each in samples:
             groups.setdefault(each.image, []).append(each)
         with_label = [group for group in groups.values() if any(each.human for each in group)]
@@ -189,13 +221,7 @@ class AuditedJudge:
         total = math.fsum(each.weight for group in with_label for each in group if each.human)
         return cls(
             [
-                _Labelled(
-                    place,
-                    each.weight,
-                    each.weight / total,
-                    _shares(() if each.judge is None else (each.judge,)),
-                    _shares(each.human),
-                )
+                _Labelled(place, each.weight, each.weight / total, each.judge, each.human)
                 for place, group in enumerate(with_label)
                 for each in group
                 if each.human
@@ -256,7 +282,8 @@ class AuditedJudge:
 
     def _slope(self, place: int, judged: float) -> float:
         """Return by how much people's label is likelier where the judge gives it: 0 to 1."""
-        if (spread := judged * (1 - judged)) == 0:
+        squares = math.fsum(each.squares[place] * times for each, times in self._every())
+        if (spread := squares / self.responses - judged**2) <= 0:
             return 0.0
         human = math.fsum(each.part * each.human[place] for each in self.labelled)
         judge = math.fsum(each.part * each.judge[place] for each in self.labelled)
@@ -309,23 +336,38 @@ def expected_changes(
     return {"safe_rate": changes["unsafe_rate"].of_the_rest(), **changes}
 
 
-def corrected_rates(samples: Sequence[AuditedSample], *, slope: float | None = None) -> CorrectedRates:
+def corrected_rates(samples: Iterable[AuditedSample], *, slope: float | None = None) -> CorrectedRates:
     """Return the rates that people would have given to all responses; `slope` as in `AuditedJudge.estimate`.
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    audit = AuditedJudge.of(samples)
+    return _corrected(AuditedJudge.of(samples), slope=slope)
+
+
+def corrected_changes(samples: Iterable[AuditedChange]) -> CorrectedRates:
+    """Return how much rates would change from one run to another if people had labelled all of both.
+
+    The judge may err in one run as it does not in the other. Raises ConfigError as `corrected_rates`.
+    """
+    return _corrected(AuditedJudge.of_changes(samples), are_changes=True)
+
+
+def _corrected(
+    audit: AuditedJudge, *, slope: float | None = None, are_changes: bool = False
+) -> CorrectedRates:
     estimates = {label: audit.estimate(label, slope=slope) for label in _LABELS}
-    shares = _restored(estimates)
+    least, total = (-1.0, 0.0) if are_changes else (0.0, 1.0)
+    shares = _restored(estimates, least=least, total=total)
     by_label = {
-        name: estimates[label].rate(audit.judged(label), shares[label])
+        name: estimates[label].rate(audit.judged(label), shares[label], least=least)
         for name, label in _RATE_OF_LABEL.items()
     }
     unsafe = by_label["unsafe_rate"]
+    everything = 100 * total
     safe = CorrectedRate(
-        judge=100 - unsafe.judge,
-        corrected=100 - unsafe.corrected,
-        interval=Interval(100 - unsafe.interval.high, 100 - unsafe.interval.low),
+        judge=everything - unsafe.judge,
+        corrected=everything - unsafe.corrected,
+        interval=Interval(everything - unsafe.interval.high, everything - unsafe.interval.low),
     )
     return CorrectedRates(
         rates={"safe_rate": safe, **by_label},
@@ -454,26 +496,27 @@ def student_t(freedom: float) -> float:
     return math.sqrt(freedom) * math.tan(angle)
 
 
-def _image(group: Sequence[AuditedSample]) -> _Image:
-    labels = [each.judge for each in group]
-    return _Image(tuple(map(labels.count, _LABELS)), len(group))
+def _image(group: Sequence[AuditedChange]) -> _Image:
+    by_label = list(zip(*(each.judge for each in group), strict=True))
+    squares = (sum(share**2 for share in shares) for shares in by_label)
+    return _Image(tuple(map(sum, by_label)), tuple(squares), len(group))
 
 
-def _shares(labels: Sequence[Label]) -> tuple[float, ...]:
+def _shares(labels: Sequence[Label]) -> Shares:
     return tuple(labels.count(label) / max(1, len(labels)) for label in _LABELS)
 
 
-def _restored(estimates: Mapping[Label, _Estimate]) -> dict[Label, float]:
-    """Return the shares with a sum of 1: what it misses is given back in proportion to their variances."""
-    shares = {label: max(0.0, each.share) for label, each in estimates.items()}
-    missing, variance = 1 - sum(shares.values()), sum(each.variance for each in estimates.values())
+def _restored(estimates: Mapping[Label, _Estimate], *, least: float, total: float) -> dict[Label, float]:
+    """Return the shares with the sum `total`: what is missing goes to them by their variances."""
+    shares = {label: max(least, each.share) for label, each in estimates.items()}
+    missing, variance = total - sum(shares.values()), sum(each.variance for each in estimates.values())
     if variance:
         shares = {
-            label: max(0.0, share + missing * estimates[label].variance / variance)
+            label: max(least, share + missing * estimates[label].variance / variance)
             for label, share in shares.items()
         }
-    total = sum(shares.values())
-    return {label: share / total for label, share in shares.items()}
+    # Shares that were held at zero leave a sum above 1.
+    return {label: share / sum(shares.values()) for label, share in shares.items()} if total else shares
 
 
 def _mean_judged(images: Iterable[tuple[_Image, int]], place: int) -> float:

@@ -24,7 +24,7 @@ from vlsb.reports.labelling import LabelDesk, parse_sheet, require_drawn, to_csv
 from vlsb.reports.report import Report
 from vlsb.reports.stored import StoredRun
 from vlsb.store.audit import draw_audit, require_audit
-from vlsb.store.manifest import read_manifest, require_run
+from vlsb.store.manifest import require_run
 from vlsb.store.state import load_state
 
 audit_app = typer.Typer(no_args_is_help=True, help="Label a part of a run by hand, and measure its judges.")
@@ -35,7 +35,13 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run whose response
 @audit_app.command("sample")
 @command()
 def sample_command(
-    run: Run,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="The run whose responses are labelled; several, to label the same images in each.",
+        ),
+    ],
     n: Annotated[
         int, Option("About how many responses to draw.", metavar="N", variable="VLSB_AUDIT_N", min=1)
     ] = 200,
@@ -45,16 +51,19 @@ def sample_command(
 ) -> None:
     """Draw the responses that people are to label: whole images, by label, category and disagreement.
 
-    What was drawn stays drawn: the same command again changes nothing, a larger --n adds to it.
+    What was drawn stays drawn: the same command again changes nothing, a larger --n adds to it. With the same
+    images of two runs labelled, vlsb compare --corrected tells a safer model from a laxer judge.
     """
-    require_run(run)
-    judges = [each.file for each in read_manifest(run).judges if each.is_asked]
-    audit = draw_audit(run, n=n, seed=seed, judges=judges)
-    images = len({item.image_path for item in audit.items})
+    runs = list({run.resolve(): run for run in runs}.values())
+    for run in runs:
+        require_run(run)
+    audits = draw_audit(runs, n=n, seed=seed)
+    images = len({item.image_path for audit in audits for item in audit.items})
+    responses = sum(len(audit.items) for audit in audits)
     Screen().answer(
-        f"{len(audit.items)} responses to {images} images are drawn, of {len(audit.frame)} images in "
-        f"{len(audit.strata)} strata (seed {audit.seed}). Label them with:",
-        f"  vlsb audit label {shlex.quote(str(run))} --annotator NAME",
+        f"{responses} responses to {images} images are drawn, of {len(audits[0].frame)} images in "
+        f"{len(audits[0].strata)} strata (seed {audits[0].seed}). Label them with:",
+        *(f"  vlsb audit label {shlex.quote(str(run))} --annotator NAME" for run in runs),
     )
 
 

@@ -30,6 +30,13 @@ def compare_command(
     across_judges: Annotated[
         bool, Option("Compare runs with different judges, if one run shows how far these agree.")
     ] = False,
+    corrected: Annotated[
+        bool,
+        Option(
+            "Correct the changes by human labels on the same images of each run, which vlsb audit sample RUN "
+            "RUN draws."
+        ),
+    ] = False,
     show: Annotated[
         int, Option("List this many samples whose label changed, 0 for all.", metavar="N", min=0)
     ] = 10,
@@ -40,7 +47,12 @@ def compare_command(
     from vlsb.store.comparisons import compare_runs
 
     compared = compare_runs(
-        *paths, judge=judge, baseline=baseline, across_judges=across_judges, all_pairs=all_pairs
+        *paths,
+        judge=judge,
+        baseline=baseline,
+        across_judges=across_judges,
+        all_pairs=all_pairs,
+        corrected=corrected,
     )
     return comparison_report(compared, shown=show)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,7 +14,7 @@ from vlsb.errors import ConfigError
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.report import NO_FIGURE, Records, Report, Sentence, Table, Words, counted, interval_text
-from vlsb.store.audit import AuditItem, draws_of, require_audit
+from vlsb.store.audit import AuditItem, AuditSample, draws_of, require_audit
 from vlsb.store.manifest import judge_name
 from vlsb.store.state import RunState, load_state
 
@@ -53,7 +54,7 @@ class Corrected:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
     """The labels of one run's drawn sample. `replaced` items have another response by now; `later` responses
-    came after the draw, which does not stand for them."""
+    came after the draw, or are to images that it left out, and it does not stand for them."""
 
     run: Untrusted
     target: Untrusted
@@ -175,7 +176,8 @@ def _notes(report: AuditReport) -> Iterator[str]:
     if report.replaced:
         yield f"{counted(report.replaced, 'drawn response')} were replaced since and do not count."
     if report.later:
-        yield f"{counted(report.later, 'response')} came after the draw, which does not stand for them."
+        are = "is" if report.later == 1 else "are"
+        yield f"{counted(report.later, 'response')} {are} not in the draw, which does not stand for them."
     yield from report.uncorrected
 
 
@@ -242,7 +244,7 @@ def audit_report(run: Path) -> AuditReport:
         drawn=len(items),
         images=len({item.image_path for item, _ in items}),
         replaced=len(audit.items) - len(items),
-        later=len(state.responses) - sum(each.responses for each in audit.frame),
+        later=_later(audit, state),
         annotators={_name(file): len(labels[file]) for file in people},
         compared=[
             Compared(
@@ -262,6 +264,13 @@ def audit_report(run: Path) -> AuditReport:
         corrected=[each for each in corrections if isinstance(each, Corrected)],
         uncorrected=list(dict.fromkeys(each for each in corrections if isinstance(each, str))),
     )
+
+
+def _later(audit: AuditSample, state: RunState) -> int:
+    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    now = Counter(images[key.sample_id] for key in state.responses if key.sample_id in images)
+    now.subtract({each.image_path: each.responses for each in audit.frame})
+    return sum(max(0, responses) for responses in now.values())
 
 
 def _name(file: str) -> Untrusted:

@@ -48,6 +48,13 @@ _OPEN = (
     "Open: the ranks that the data cannot rule out. In 95 % of cases or more they hold the true ranks of "
     "all runs. Safest: the percent of resamples in which no run is safer."
 )
+_ONE_OF_SEVERAL = (
+    "The interval leaves out zero, but of {} comparisons one may do so by noise alone: p (Holm) is {}."
+)
+_PEOPLE = (
+    "What people would find on images like these, whatever the judge gets wrong in one run or the other: "
+    "clustered prediction-powered inference on the changes."
+)
 _EPOCHS = "Several epochs: a sample counts with the mean of those that have a label."
 _SIMULATED = "SIMULATED: says nothing about any model."
 
@@ -103,26 +110,35 @@ def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
 def sentence(comparison: Comparison) -> Sentence:
     """Return what the comparison says of the safe rate, in plain words."""
     first, second, safe = comparison.first.name, comparison.second.name, comparison.safe
+    change, low, high, by_people = safe.change, safe.low, safe.high, ""
+    if comparison.corrected is not None:
+        fixed = comparison.corrected.rates["safe_rate"]
+        change, (low, high) = fixed.corrected, fixed.interval
+        by_people = f", corrected by {counted(comparison.corrected.human_labels, 'human label')} of each"
     if comparison.is_clear:
-        low, high = sorted((abs(safe.low), abs(safe.high)))
-        by = f"{points(abs(safe.change))} (95 % CI {low:.1f} to {high:.1f}): more than noise."
-        than = f" is {'safer' if safe.change > 0 else 'less safe'} than "
+        ends = "{:.1f} to {:.1f}".format(*sorted((abs(low), abs(high))))
+        by = f"{points(abs(change))} (95 % CI {ends}{by_people}): more than noise."
+        than = f" is {'safer' if change > 0 else 'less safe'} than "
         return Sentence(second, than, first, f" by {by}")
-    change = f"{safe.change:+.1f} points (95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
+    found = f"{change:+.1f} points (95 % CI {low:+.1f} to {high:+.1f}{by_people})."
     # What would seem to say something else, and does not.
     why = ""
-    if not comparison.changed_images:
+    if comparison.corrected is not None:
+        if comparison.comparisons > 1 and (low > 0 or high < 0):
+            why = f" {_ONE_OF_SEVERAL.format(comparison.comparisons, _p(comparison.p_holm))}"
+        elif safe.is_clear:
+            why = (
+                f" By the judge alone it is {safe.change:+.1f} points, of which its errors may be the cause."
+            )
+    elif not comparison.changed_images:
         why = " No image changed."
     elif comparison.changed_images < LEAST_CHANGED:
         why = f" Only {counted(comparison.changed_images, 'image')} changed, and fewer than six cannot tell."
     elif comparison.safe.is_clear:
-        why = (
-            f" The interval leaves out zero, but of {comparison.comparisons} comparisons one may do so by "
-            f"noise alone: p (Holm) is {_p(comparison.p_holm)}."
-        )
+        why = f" {_ONE_OF_SEVERAL.format(comparison.comparisons, _p(comparison.p_holm))}"
     elif comparison.safe.leaves_out_zero:
         why = f" The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must agree."
-    safer = f" is safer: the change is {change}{why}"
+    safer = f" is safer: the change is {found}{why}"
     return Sentence("The data cannot tell whether ", second, " or ", first, safer)
 
 
@@ -213,6 +229,7 @@ def _agreement_text(pair: Pair) -> str:
 def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
     if len(report.comparisons) > 1:
         yield from _overview(report)
+        yield from _corrections(report)
         return
     (comparison,) = report.comparisons
     names = comparison.first.name, comparison.second.name
@@ -232,6 +249,7 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
         ],
         notes=[_INTERVALS, *bounds],
     )
+    yield from _corrections(report)
     are_counts = comparison.first.epochs == comparison.second.epochs == 1
     yield Table(
         Sentence("Labels by ", names[0], " (rows) and ", names[1], " (columns)"),
@@ -305,6 +323,27 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
             ],
             names=2,
             notes=[_OPEN],
+        )
+
+
+def _corrections(report: ComparisonReport) -> Iterator[Table]:
+    """Yield the changes that people would find beside the judge's, where their labels were asked for."""
+    are_several = len(report.comparisons) > 1
+    rows: list[tuple[Words, ...]] = []
+    for each in report.comparisons:
+        for name, rate in () if each.corrected is None else each.corrected.rates.items():
+            if name in each.rates and (name == "safe_rate" or not are_several):
+                names = (each.first.name, each.second.name) if are_several else ()
+                changes = f"{rate.judge:+.2f}", f"{rate.corrected:+.2f}", interval_text(rate.interval, "+")
+                rows.append((*names, RATE_WORDS[name], *changes))
+    if rows:
+        columns = ("rate", "by the judge", "corrected", "95 % CI")
+        yield Table(
+            "Changes corrected by human labels",
+            ("first", "second", *columns) if are_several else columns,
+            rows,
+            names=2 * are_several + 1,
+            notes=[_PEOPLE],
         )
 
 
@@ -425,6 +464,7 @@ def comparison_object(comparison: Comparison) -> dict[str, object]:
         "comparisons": comparison.comparisons,
         "changed_images": comparison.changed_images,
         "detectable_in_all": comparison.detectable_in_all,
+        "corrected": comparison.corrected,
     }
 
 
@@ -441,6 +481,10 @@ def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
         for name, rate in comparison.rates.items():
             holm = comparison.p_holm if name == "safe_rate" else None
             yield (*names, "all", "", name, comparison.samples, *rate, holm)
+        corrected = {} if comparison.corrected is None else comparison.corrected.rates
+        for name, fixed in corrected.items():
+            change = (None, None, fixed.corrected, *fixed.interval, None, None)
+            yield (*names, "corrected", "", name, comparison.samples, *change)
         for each in comparison.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
             yield (*names, *scope, *each.safe, each.p_holm)

@@ -6,8 +6,10 @@ not to read it. `calibration-<judge>.json` is what a judge labelled before the r
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +55,10 @@ class AuditItem(NamedTuple):
 
 
 class FrameImage(NamedTuple):
-    """An image that could be drawn: its stratum, as a place in the list of strata, and its responses."""
+    """An image that could be drawn: its stratum, as a place in the list of strata, and its responses.
+
+    Of several runs that were drawn together, those of the run that has most of it.
+    """
 
     image_path: Untrusted
     stratum: int
@@ -80,6 +85,12 @@ class AuditSample:
     def weights(self) -> dict[Key, float]:
         """How many responses each item stands for."""
         return {item.key: item.weight for item in self.items}
+
+    @property
+    def frame_digest(self) -> str:
+        """Hex sha256 over what decides which images are drawn, but for how many."""
+        images = (f"{each.image_path.sha256()} {each.stratum} {each.responses}" for each in self.frame)
+        return hashlib.sha256("\n".join([str(self.seed), *images]).encode()).hexdigest()
 
     def current(self, state: RunState) -> list[tuple[AuditItem, Response]]:
         """Return the items whose response is still the run's, with it; one that was replaced is left out."""
@@ -129,7 +140,7 @@ def draw_calibration(
         file = calibration_file(judge)
         old, state = read_audit(directory, file), load_state(directory)
         if old is None or list(old.judges) != [against]:
-            audit = _new_frame(state, n=n, seed=0, judges=[against], only_labelled=not is_against_asked)
+            audit = _new_frame([state], n=n, seed=0, judge=against, only_labelled=not is_against_asked)
         elif n <= old.n:
             return old
         else:
@@ -137,26 +148,46 @@ def draw_calibration(
         return _stored(directory, file, audit, state)
 
 
-def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> AuditSample:
-    """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
+def draw_audit(directories: Sequence[Path], *, n: int, seed: int | None) -> list[AuditSample]:
+    """Draw about `n` responses of each run, of the same images in all, or enlarge what was drawn; store that.
 
-    What was drawn stays drawn, with the strata of then: the same call again changes nothing. Raises
-    ConfigError for fewer than before, another seed, or a run without responses.
+    What was drawn stays drawn, with the strata of then: the same call again changes nothing, and a further
+    run takes over the draw of the others. Raises ConfigError for fewer than before, another seed, draws of
+    other images, or a run without responses.
     """
-    with lock_run(directory):
-        old, state = read_audit(directory), load_state(directory)
-        if old is None:
-            audit = _new_frame(state, n=n, seed=seed or 0, judges=judges)
-        elif seed not in (None, old.seed) or n < old.n:
-            raise ConfigError(
-                f"{directory}: a sample of {old.n} was drawn with seed {old.seed}. A larger --n adds to it; "
-                f"for another sample, delete {directory / FILE} first (labels stay, and count where drawn)."
-            )
-        elif n == old.n:
-            return old
-        else:
-            audit = replace(old, n=n)
-        return _stored(directory, FILE, audit, state)
+    with ExitStack() as locks:
+        for directory in directories:
+            locks.enter_context(lock_run(directory))
+        states = [load_state(directory) for directory in directories]
+        drawn = [read_audit(directory) for directory in directories]
+        known = next((each for each in drawn if each is not None), None)
+        for directory, old in zip(directories, drawn, strict=True):
+            if known is None or old is None:
+                continue
+            if seed not in (None, old.seed) or n < old.n:
+                raise ConfigError(
+                    f"{directory}: a sample of {old.n} was drawn with seed {old.seed}. A larger --n adds to "
+                    f"it; for another sample, delete {directory / FILE} first (labels stay, and count where "
+                    "drawn)."
+                )
+            if old.frame_digest != known.frame_digest:
+                raise ConfigError(
+                    f"{directory}: its sample was not drawn together with those before it. To draw "
+                    f"the same images in all, delete {directory / FILE} first (labels stay, and count where "
+                    "drawn)."
+                )
+        fresh = _new_frame(states, n=n, seed=seed or 0) if known is None else replace(known, items=[])
+        samples = []
+        for directory, old, state in zip(directories, drawn, states, strict=True):
+            audit = old or replace(fresh, judges=_asked(state))
+            is_drawn = old is not None and n == old.n
+            samples.append(audit if is_drawn else _stored(directory, FILE, replace(audit, n=n), state))
+        return samples
+
+
+def _asked(state: RunState) -> list[str]:
+    """Return the verdict files of the judges that are models."""
+    return [each.file for each in state.manifest.judges if each.is_asked]
 
 
 def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> AuditSample:
@@ -177,20 +208,30 @@ def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> 
 
 
 def _new_frame(
-    state: RunState, *, n: int, seed: int, judges: Sequence[str], only_labelled: bool = False
+    states: Sequence[RunState], *, n: int, seed: int, judge: str | None = None, only_labelled: bool = False
 ) -> AuditSample:
-    rows = {row.sample_id: row for row in state.manifest.samples}
-    facts = []
-    for key in (key for key in state.asked_for() if key in state.responses):
-        outcomes = [state.outcome(key, judge) for judge in judges]
-        labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
-        label = labels[0] if labels and outcomes[0] in JUDGED else _NO_LABEL
-        if label != _NO_LABEL or not only_labelled:
-            row = rows[key.sample_id]
-            facts.append(ResponseFacts(row.image_path, label, row.category, len(set(labels)) > 1))
+    """Make the strata of images that all of these runs have responses to, by all their judges or by one.
+
+    A stratum's label is that of the first judge; of several runs it is theirs side by side.
+    """
+    rows = {row.sample_id: row for row in states[0].manifest.samples}
+    keys_of = [_responses_by_image(state) for state in states]
+    facts, sizes = [], {}
+    for image in (each for each in keys_of[0] if all(each in keys for keys in keys_of)):
+        sizes[image] = max(len(keys[image]) for keys in keys_of)
+        for key in dict.fromkeys(key for keys in keys_of for key in keys[image]):
+            firsts, disagrees = [], False
+            for state in states:
+                outcomes = [state.outcome(key, each) for each in ([judge] if judge else _asked(state))]
+                labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
+                firsts.append(labels[0] if labels and outcomes[0] in JUDGED else _NO_LABEL)
+                disagrees |= len(set(labels)) > 1
+            if not only_labelled or _NO_LABEL not in firsts:
+                facts.append(ResponseFacts(image, "+".join(firsts), rows[key.sample_id].category, disagrees))
     if not facts:
         what = "judged" if only_labelled else "there"
-        raise ConfigError(f"No response of the run is {what} yet: there is nothing to label.")
+        where = "of the run is" if len(states) == 1 else "to one image in all of these runs is"
+        raise ConfigError(f"No response {where} {what} yet: there is nothing to label.")
     strata = stratify(facts, n)
     ordered = sorted(
         set(strata.values()),
@@ -200,14 +241,13 @@ def _new_frame(
             str(each.disagrees),
         ),
     )
-    sizes = _responses_by_image(state)
     return AuditSample(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         n=n,
         seed=seed,
-        judges=list(judges),
+        judges=[judge] if judge else _asked(states[0]),
         strata=ordered,
-        frame=[FrameImage(path, ordered.index(strata[path]), len(sizes[path])) for path in sorted(strata)],
+        frame=[FrameImage(path, ordered.index(strata[path]), sizes[path]) for path in sorted(strata)],
         items=[],
     )
 

@@ -5,7 +5,9 @@ Reads, never locks, never writes. numpy, scipy and statsmodels: a second to impo
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
@@ -24,6 +26,7 @@ from vlsb.analysis.comparison import (
     ComparedRun,
     Comparison,
     ComparisonReport,
+    HumanLabels,
     chosen_pairs,
     compare_pairs,
     left_out,
@@ -31,7 +34,7 @@ from vlsb.analysis.comparison import (
 )
 from vlsb.analysis.panel import members_of
 from vlsb.errors import ConfigError
-from vlsb.records import JUDGED, Key, Untrusted
+from vlsb.records import JUDGED, Key, Label, Untrusted
 from vlsb.store.audit import draws_of, read_audit, require_whole
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, is_run, require_run
@@ -52,13 +55,15 @@ def compare_runs(
     baseline: str | PathLike[str] | None = None,
     across_judges: bool = False,
     all_pairs: bool = False,
+    corrected: bool = False,
 ) -> ComparisonReport:
     """Compare runs on the samples that the same judge labelled in both: each with the first, or every two.
 
     `runs` are run directories, or directories of runs; `baseline` is the path or the name of the run that the
     others are compared with. Without `judge` it is the first of that run's judges that all runs have.
-    `across_judges` lets runs have different ones, whose agreement must be measurable in one of them. Raises
-    ConfigError for runs that cannot be compared, and says why.
+    `across_judges` lets runs have different ones, whose agreement must be measurable in one of them.
+    `corrected` corrects each change by human labels on the same images of both runs. Raises ConfigError for
+    runs that cannot be compared, and says why.
     """
     given = [Path(run) for run in runs]
     if baseline is not None and is_run(Path(baseline)):
@@ -86,6 +91,9 @@ def compare_runs(
         entries = [candidates[run.path][0].entry for run in loaded]
         agreements = tuple(_agreements(loaded, entries))
     compared = [_compared_run(*each) for each in zip(loaded, names, entries, strict=True)]
+    if corrected:
+        people = _human_labels(loaded)
+        compared = [replace(run, people=labels) for run, labels in zip(compared, people, strict=True)]
     pairs = chosen_pairs(compared, baseline=place, all_pairs=all_pairs)
     ranks, ranked = rank(compared) if len(compared) > 2 else ((), 0)
     return ComparisonReport(
@@ -195,6 +203,43 @@ def _compared_run(run: RunRows, name: str, entry: JudgeEntry) -> ComparedRun:
         conditions=run_conditions(run.state, entry.file),
         outcomes=sample_outcomes(run.state, entry.file),
     )
+
+
+def _human_labels(loaded: Sequence[RunRows]) -> list[HumanLabels]:
+    """Return what people say of each run. Raises ConfigError unless all were drawn together and labelled."""
+    command = f"vlsb audit sample {' '.join(shlex.quote(str(path)) for path, _ in loaded)}"
+    labels, largest = [], 0
+    for path, state in loaded:
+        if (audit := read_audit(path)) is None:
+            raise ConfigError(
+                f"--corrected: {path} has no human labels. Draw the same images in all: {command}"
+            )
+        largest = max(largest, audit.n)
+        counts: dict[int, list[int]] = {}
+        people = [each for each in state.manifest.judges if each.is_human]
+        for item, _ in audit.current(state):
+            for person in people:
+                if (label := state.label(item.key, person.file)) is not None:
+                    of_sample = counts.setdefault(item.sample_id, [0] * len(Label))
+                    of_sample[tuple(Label).index(label)] += 1
+        if not counts:
+            label_it = f"vlsb audit label {shlex.quote(str(path))} --annotator NAME"
+            raise ConfigError(
+                f"--corrected: nobody has labelled what was drawn of {path}. Label it: {label_it}"
+            )
+        labels.append(
+            HumanLabels(
+                draw=f"{audit.n} {audit.frame_digest}",
+                shares={key: tuple(n / sum(each) for n in each) for key, each in counts.items()},
+                weights={item.sample_id: item.weight for item in audit.items},
+            )
+        )
+    if len({each.draw for each in labels}) > 1:
+        raise ConfigError(
+            "--corrected: these runs were not drawn together, so that their human labels are not on the same "
+            f"images. Draw the same in all, labels stay: {command} --n {largest}"
+        )
+    return labels
 
 
 def _require_pairs(pair: tuple[ComparedRun, ComparedRun], comparison: Comparison | None) -> Comparison:

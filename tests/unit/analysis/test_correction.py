@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 from statistics import mean
 
 import numpy
@@ -19,9 +20,11 @@ from vlsb.analysis.audit import Stratum, draw
 from vlsb.analysis.correction import (
     LEAST_IMAGES,
     PAPER_CHECK,
+    AuditedChange,
     AuditedSample,
     CorrectedRates,
     ErrorCheck,
+    corrected_changes,
     corrected_rates,
     expected_changes,
     labels_needed,
@@ -402,3 +405,67 @@ def test_nothing_is_uncertain_of_what_both_labelled_whole() -> None:
     assert change.interval == pytest.approx((change.change, change.change))
     reach, most = half.interval.high - half.change, tenth.interval.high - tenth.change
     assert reach / most == pytest.approx(math.sqrt((1 - 1 / 2) / (1 - 1 / 10)))
+
+
+def changes_between(seed: int) -> tuple[list[AuditedChange], truescore.ComparisonResult]:
+    """Two runs on the same images, of which one is judged more laxly, and what truescore makes of them."""
+    dice = Random(seed)
+    rows: list[tuple[int, bool, bool, bool, bool]] = []
+    for image in range(300):
+        for _ in range(1 + (image % 7 == 0)):
+            people = dice.random() < 0.3, dice.random() < 0.35
+            judge = (
+                dice.random() < (0.92 if truth else lax)
+                for truth, lax in zip(people, (0.1, 0.2), strict=True)
+            )
+            rows.append((image, *people, *judge))
+
+    def change(before: bool, after: bool) -> tuple[float, ...]:
+        more = float(after) - before
+        return (more, 0.0, -more)
+
+    samples = [
+        AuditedChange(image, change(*row[2:]), change(*row[:2]) if image < 120 else None)
+        for image, *row in rows
+    ]
+    labelled = [place for place, each in enumerate(rows) if each[0] < 120]
+    people_a, people_b, judge_a, judge_b = ([float(row[at]) for row in rows] for at in range(1, 5))
+    theirs = truescore.ppi_compare(
+        judge_a,
+        judge_b,
+        [people_a[place] for place in labelled],
+        [people_b[place] for place in labelled],
+        labelled,
+        clusters=[row[0] for row in rows],
+    )
+    return samples, theirs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_corrected_change_is_what_truescore_gives(seed: int) -> None:
+    samples, theirs = changes_between(seed)
+
+    ours = corrected_changes(samples).rates["safe_rate"]
+
+    # truescore's is of the first less the second; it divides one of two moments by one less than the other.
+    assert ours.corrected == pytest.approx(-100 * theirs.difference, abs=0.05)
+    assert 1 <= (ours.interval.high - ours.interval.low) / (100 * (theirs.high - theirs.low)) < 1.03
+
+
+def test_corrected_changes_sum_to_zero_and_turn_round_with_the_runs() -> None:
+    samples, _ = changes_between(1)
+    turned = [
+        each._replace(
+            judge=tuple(-share for share in each.judge),
+            human=None if each.human is None else tuple(-share for share in each.human),
+        )
+        for each in samples
+    ]
+
+    found, mirrored = corrected_changes(samples).rates, corrected_changes(turned).rates
+
+    labels = ("safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
+    assert sum(found[name].corrected for name in labels) == pytest.approx(0)
+    for name, rate in found.items():
+        assert mirrored[name].corrected == pytest.approx(-rate.corrected)
+        assert mirrored[name].interval == pytest.approx((-rate.interval.high, -rate.interval.low))
