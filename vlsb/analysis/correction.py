@@ -26,6 +26,9 @@ from vlsb.records import JUDGED, Label, Untrusted
 LEAST_IMAGES = 10
 """Fewer images with human labels tell nothing of the judge's errors."""
 
+LEAST_OF_RUN = 100
+"""From so many human labels on there is an interval for the very responses of the run."""
+
 _LABELS = tuple(Label)
 _UPPER = 0.975
 # An even number of steps for Simpson's rule: the quantile is then right to seven digits.
@@ -45,13 +48,15 @@ class AuditedSample:
 
     `image` is the key of its cluster. `judge` is None where there is no judge, or it gave none. People who
     differ count in equal parts. `weight` is how many responses it stands for, on any scale: one over its
-    chance of being drawn. It counts only where there is a human label.
+    chance of being drawn. It counts only where there is a human label. `stratum` is what its image was drawn
+    from: all of it, labelled or not, is among the samples.
     """
 
     image: Hashable
     judge: Label | None
     human: tuple[Label, ...] = ()
     weight: float = 1.0
+    stratum: Hashable = None
 
 
 Shares = tuple[float, ...]
@@ -61,23 +66,29 @@ Shares = tuple[float, ...]
 class AuditedChange(NamedTuple):
     """One sample of two runs: how much more of each label it has in the second, by a judge that labelled all.
 
-    `human` is the same by people, None where they have not labelled both. `image` and `weight` are those of
-    an `AuditedSample`.
+    `human` is the same by people, None where they have not labelled both. The others are those of an
+    `AuditedSample`.
     """
 
     image: Hashable
     judge: Shares
     human: Shares | None = None
     weight: float = 1.0
+    stratum: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)
 class CorrectedRate:
-    """A rate in percent or a change in points, unrounded: the judge's, and corrected with a 95 % interval."""
+    """A rate in percent or a change in points, unrounded: the judge's, and corrected with a 95 % interval.
+
+    That is for images like these. `interval_of_run` is for these very responses: None where it is not known,
+    and below `LEAST_OF_RUN` human labels.
+    """
 
     judge: float
     corrected: float
     interval: Interval
+    interval_of_run: Interval | None = None
 
     @property
     def half_width(self) -> float:
@@ -154,10 +165,9 @@ class _Estimate(NamedTuple):
         ends = max(-1.0, self.share - self.reach), min(1.0, self.share + self.reach)
         return ExpectedChange(100 * judge, 100 * self.share, Interval(*(100 * end for end in ends)))
 
-    def rate(self, judge: float, share: float, *, least: float = 0.0) -> CorrectedRate:
-        """Return it as a rate beside the judge's; `share` is its own once all were restored to their sum."""
-        interval = Interval(100 * max(least, share - self.reach), 100 * min(1.0, share + self.reach))
-        return CorrectedRate(100 * judge, 100 * share, interval)
+    def interval(self, share: float, *, least: float = 0.0) -> Interval:
+        """Return the 95 % interval about `share`, which is its own once all were restored to their sum."""
+        return Interval(100 * max(least, share - self.reach), 100 * min(1.0, share + self.reach))
 
 
 class _Image(NamedTuple):
@@ -186,12 +196,15 @@ class _Labelled(NamedTuple):
 class AuditedJudge:
     """Samples of one judge: the responses with a human label, and their images.
 
-    `images` have one, `others` none, and of these only how many are alike counts.
+    `images` have one, and were drawn from these `strata`; `others` have none, and of these only how many are
+    alike counts. `sizes` are the images of each stratum.
     """
 
     labelled: Sequence[_Labelled]
     images: Sequence[_Image]
     others: Mapping[_Image, int]
+    strata: Sequence[Hashable]
+    sizes: Mapping[Hashable, int]
 
     @classmethod
     def of(cls, samples: Iterable[AuditedSample]) -> AuditedJudge:
@@ -202,6 +215,7 @@ class AuditedJudge:
                 _shares(() if each.judge is None else (each.judge,)),
                 _shares(each.human) if each.human else None,
                 each.weight,
+                each.stratum,
             )
             for each in samples
         )
@@ -228,6 +242,8 @@ class AuditedJudge:
             ],
             [_image(group) for group in with_label],
             Counter(_image(group) for group in groups.values() if not any(each.human for each in group)),
+            [group[0].stratum for group in with_label],
+            Counter(group[0].stratum for group in groups.values()),
         )
 
     @property
@@ -249,36 +265,66 @@ class AuditedJudge:
         place = _LABELS.index(label)
         return math.fsum(each.part * each.judge[place] for each in self.labelled)
 
-    def estimate(self, label: Label, *, slope: float | None = None) -> _Estimate:
+    def estimate(self, label: Label, *, slope: float | None = None, of_these_only: bool = False) -> _Estimate:
         """Estimate the share of responses that people would give this label.
 
         The weight of the judge is `slope`, else that of the human labels on its own (PPI++), held between 0
-        and 1.
+        and 1. The variance is for images like these; with `of_these_only` for these very responses, of which
+        those with human labels are certain: two phases, by strata, with the finite correction.
         """
         place, judged, count = _LABELS.index(label), self.judged(label), self.responses
         pairs = [(each.human[place], each.judge[place]) for each in self.labelled]
         slope = self._slope(place, judged) if slope is None else slope
         missed = [human - slope * judge for human, judge in pairs]
         mean_missed = math.fsum(each.part * miss for each, miss in zip(self.labelled, missed, strict=True))
-        about = _mean_judged(((each, 1) for each in self.images), place)
-        with_labels = [slope * (each.judged[place] - about * each.size) / count for each in self.images]
+        pulls = [0.0] * len(self.images)
         for each, miss in zip(self.labelled, missed, strict=True):
-            with_labels[each.image] += each.part * (miss - mean_missed)
+            pulls[each.image] += each.part * (miss - mean_missed)
+        # Labels that are all alike, or all the judge's own, would have an interval of no width.
+        tells_nothing = len({human for human, _ in pairs}) == 1 or all(
+            human == judge for human, judge in pairs
+        )
+        least_reach = _could_hide(len(pulls)) if tells_nothing else 0.0
+        if of_these_only:
+            left_out = self._left_out(pulls)
+            return _Estimate(
+                share=slope * judged + mean_missed,
+                variance=math.fsum(each**2 for each in left_out),
+                freedom=_freedom(left_out),
+                least_reach=least_reach * math.sqrt(1 - len(pulls) / sum(self.sizes.values())),
+            )
+        about = _mean_judged(((each, 1) for each in self.images), place)
+        with_labels = [
+            pull + slope * (each.judged[place] - about * each.size) / count
+            for pull, each in zip(pulls, self.images, strict=True)
+        ]
         about = _mean_judged(self.others.items(), place)
         without = [
             (slope * (each.judged[place] - about * each.size) / count, times)
             for each, times in self.others.items()
         ]
-        # Labels that are all alike, or all the judge's own, would have an interval of no width.
-        tells_nothing = len({human for human, _ in pairs}) == 1 or all(
-            human == judge for human, judge in pairs
-        )
         return _Estimate(
             share=slope * judged + mean_missed,
             variance=_variance_of_sum((each, 1) for each in with_labels) + _variance_of_sum(without),
             freedom=_freedom(with_labels),
-            least_reach=_could_hide(len(with_labels)) if tells_nothing else 0.0,
+            least_reach=least_reach,
         )
+
+    def _left_out(self, pulls: Sequence[float]) -> list[float]:
+        """Return what each labelled image adds to the error of the sum of its stratum; its square is variance.
+
+        Images of one stratum are compared with their mean; one that is alone in it with zero.
+        """
+        of_stratum: dict[Hashable, list[float]] = {}
+        for pull, stratum in zip(pulls, self.strata, strict=True):
+            of_stratum.setdefault(stratum, []).append(pull)
+        errors = []
+        for stratum, inside in of_stratum.items():
+            drawn = len(inside)
+            share_left_out = 1 - drawn / self.sizes[stratum]
+            about, more = (math.fsum(inside) / drawn, drawn / (drawn - 1)) if drawn > 1 else (0.0, 1.0)
+            errors += [(pull - about) * math.sqrt(share_left_out * more) for pull in inside]
+        return errors
 
     def _slope(self, place: int, judged: float) -> float:
         """Return by how much people's label is likelier where the judge gives it: 0 to 1."""
@@ -341,7 +387,17 @@ def corrected_rates(samples: Iterable[AuditedSample], *, slope: float | None = N
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    return _corrected(AuditedJudge.of(samples), slope=slope)
+    audit = AuditedJudge.of(samples)
+    found = _corrected(audit, slope=slope)
+    if found.human_labels < LEAST_OF_RUN:
+        return found
+    of_run = _corrected(audit, slope=slope, of_these_only=True).rates
+    return replace(
+        found,
+        rates={
+            name: replace(rate, interval_of_run=of_run[name].interval) for name, rate in found.rates.items()
+        },
+    )
 
 
 def corrected_changes(samples: Iterable[AuditedChange]) -> CorrectedRates:
@@ -353,13 +409,21 @@ def corrected_changes(samples: Iterable[AuditedChange]) -> CorrectedRates:
 
 
 def _corrected(
-    audit: AuditedJudge, *, slope: float | None = None, are_changes: bool = False
+    audit: AuditedJudge,
+    *,
+    slope: float | None = None,
+    are_changes: bool = False,
+    of_these_only: bool = False,
 ) -> CorrectedRates:
-    estimates = {label: audit.estimate(label, slope=slope) for label in _LABELS}
+    estimates = {label: audit.estimate(label, slope=slope, of_these_only=of_these_only) for label in _LABELS}
     least, total = (-1.0, 0.0) if are_changes else (0.0, 1.0)
     shares = _restored(estimates, least=least, total=total)
     by_label = {
-        name: estimates[label].rate(audit.judged(label), shares[label], least=least)
+        name: CorrectedRate(
+            100 * audit.judged(label),
+            100 * shares[label],
+            estimates[label].interval(shares[label], least=least),
+        )
         for name, label in _RATE_OF_LABEL.items()
     }
     unsafe = by_label["unsafe_rate"]
@@ -472,7 +536,8 @@ def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHE
         + corrected**2 * _binomial_variance(check.safe_right, check.safe)
     ) / informed**2
     inside = min(1.0, max(0.0, corrected))
-    return _Estimate(inside, variance, math.inf, 0.0).rate(share, inside)
+    interval = _Estimate(inside, variance, math.inf, 0.0).interval(inside)
+    return CorrectedRate(100 * share, 100 * inside, interval)
 
 
 @cache

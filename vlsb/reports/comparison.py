@@ -283,6 +283,8 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
         title = Sentence("Safe rates against ", comparisons[0].first.name)
         head = ("run", "n", "baseline", "safe")
     names = len(head) - 3
+    are_corrected = any(each.corrected is not None for each in comparisons)
+    holm = "" if are_corrected else f"; p (Holm) is corrected for all {len(comparisons)}"
     detectable: Sequence[str] = ()
     if least_changes := [each.detectable for each in comparisons if each.detectable is not None]:
         least, most = (f"{end:.1f}" for end in (min(least_changes), max(least_changes)))
@@ -290,21 +292,17 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
         detectable = [f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."]
     yield Table(
         title,
-        (*head, "change", "95 % CI", "p (Holm)"),
+        (*head, "change", "95 % CI", "p" if are_corrected else "p (Holm)"),
         [
             (
                 *(each.first.name, each.second.name)[-names:],
                 f"{each.samples:,}",
-                *_safe_cells(each.safe, each.p_holm),
+                *_safe_cells(each.safe, each.safe.p if are_corrected else each.p_holm),
             )
             for each in comparisons
         ],
         names=names,
-        notes=[
-            f"{_INTERVALS} Each interval is for its own comparison alone; p (Holm) is corrected for all "
-            f"{len(comparisons)}.",
-            *detectable,
-        ],
+        notes=[f"{_INTERVALS} Each interval is for its own comparison alone{holm}.", *detectable],
     )
     if report.ranks:
         opens = [
@@ -322,7 +320,7 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
                 for each, open_places in zip(report.ranks, opens, strict=True)
             ],
             names=2,
-            notes=[_OPEN],
+            notes=[_OPEN, *["The ranks are by the judge alone."][: int(are_corrected)]],
         )
 
 
@@ -335,15 +333,16 @@ def _corrections(report: ComparisonReport) -> Iterator[Table]:
             if name in each.rates and (name == "safe_rate" or not are_several):
                 names = (each.first.name, each.second.name) if are_several else ()
                 changes = f"{rate.judge:+.2f}", f"{rate.corrected:+.2f}", interval_text(rate.interval, "+")
-                rows.append((*names, RATE_WORDS[name], *changes))
+                rows.append((*names, RATE_WORDS[name], *changes, *[_p(each.p_holm)][: int(are_several)]))
     if rows:
         columns = ("rate", "by the judge", "corrected", "95 % CI")
+        holm = f" p (Holm) is corrected for all {len(report.comparisons)} comparisons." if are_several else ""
         yield Table(
             "Changes corrected by human labels",
-            ("first", "second", *columns) if are_several else columns,
+            ("first", "second", *columns, "p (Holm)") if are_several else columns,
             rows,
             names=2 * are_several + 1,
-            notes=[_PEOPLE],
+            notes=[f"{_PEOPLE}{holm}"],
         )
 
 
