@@ -415,7 +415,7 @@ COMPARED: Fields = {
     "deviations_first": (["string"], "Where the first run left the paper's protocol."),
     "deviations_second": (["string"], "Where the second did."),
     "rates": ({"*": CHANGE}, "Each rate in both runs."),
-    "p_holm": ("number?", "p of the safe rate, corrected for all comparisons."),
+    "p_holm": ("number?", "p of the safe rate, of the corrected one if there is one, for all comparisons."),
     "safe_rate_bounds": (
         {"worst": ("number?", "Had missing labels gone against the second run."), "best": ("number?", "Or for it.")},
         "The change if every sample without a label had gone one way.",
@@ -432,6 +432,7 @@ COMPARED: Fields = {
     "comparisons": ("integer", "For how many comparisons `p_holm` is corrected."),
     "changed_images": ("integer", "Images whose label changed."),
     "detectable_in_all": ("number?", "What all 2,241 samples would show."),
+    "corrected": ("object?", "With `--corrected`: the changes that people would find, in `rates`, from so many `human_labels` to `images`."),
 }  # fmt: skip
 COMPARISON: Fields = {
     **VERSION,
@@ -606,7 +607,8 @@ AGREEMENT: Fields = {
 CORRECTED: Fields = {
     "judge": ("number", "By the judge, percent."),
     "corrected": ("number", "Corrected, percent."),
-    "interval": (INTERVAL, f"Of the corrected rate, {RANGE}."),
+    "interval": (INTERVAL, f"Of the corrected rate on other images like these, {RANGE}."),
+    "interval_of_run": ("array?", "Of it in these very responses; null below 100 human labels."),
 }
 SHARE: Fields = {
     "percent": ("number?", "By the weights of the draw; null where there was nothing."),

@@ -24,7 +24,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from vlsb.analysis.agreement import Pair
-from vlsb.analysis.correction import AuditedChange, CorrectedRates, Shares, corrected_changes
+from vlsb.analysis.correction import AuditedShares, CorrectedRates, Shares, corrected_changes
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
 from vlsb.analysis.rates import LABELS, RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm, p_of
 from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Untrusted
@@ -51,12 +51,14 @@ _Integers = NDArray[numpy.int64]
 class HumanLabels(NamedTuple):
     """What people say of the drawn samples of a run: by id the share of each label, in the order of `Label`.
 
-    `weights` say how many samples each stands for, and runs with the same `draw` were drawn together.
+    `weights` say how many samples each stands for, and `strata` what the images were drawn from. Runs with
+    the same `draw` were drawn together.
     """
 
     draw: str
     shares: Mapping[int, Shares]
     weights: Mapping[int, float]
+    strata: Mapping[Untrusted, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,7 @@ def _corrected(
         if earlier is not None and later is not None:
             human = tuple(more - less for more, less in zip(later, earlier, strict=True))
         weight = 1.0 if human is None else before.weights[row.sample_id]
-        changes.append(AuditedChange(row.image, tuple(change), human, weight))
+        changes.append(AuditedShares(row.image, tuple(change), human, weight, before.strata.get(row.image)))
     return corrected_changes(changes)
 
 

@@ -63,11 +63,11 @@ Shares = tuple[float, ...]
 """The share of each label in the labels of a response, in the order of `Label`; or the change of each."""
 
 
-class AuditedChange(NamedTuple):
-    """One sample of two runs: how much more of each label it has in the second, by a judge that labelled all.
+class AuditedShares(NamedTuple):
+    """One sample by a judge that labelled all, and by people, None where they have not labelled it.
 
-    `human` is the same by people, None where they have not labelled both. The others are those of an
-    `AuditedSample`.
+    Both are shares of its labels, or how much more of each it has in a second run. The others are those of
+    an `AuditedSample`.
     """
 
     image: Hashable
@@ -94,6 +94,18 @@ class CorrectedRate:
     def half_width(self) -> float:
         """Half the interval, in points."""
         return (self.interval.high - self.interval.low) / 2
+
+    def of_the_rest(self, everything: float) -> CorrectedRate:
+        """Return the same of all that this rate leaves out of `everything`: 100, or 0 for a change."""
+        of_run = self.interval_of_run
+        return CorrectedRate(
+            judge=everything - self.judge,
+            corrected=everything - self.corrected,
+            interval=Interval(everything - self.interval.high, everything - self.interval.low),
+            interval_of_run=None
+            if of_run is None
+            else Interval(everything - of_run.high, everything - of_run.low),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +221,8 @@ class AuditedJudge:
     @classmethod
     def of(cls, samples: Iterable[AuditedSample]) -> AuditedJudge:
         """Read the samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
-        return cls.of_changes(
-            AuditedChange(
+        return cls.of_shares(
+            AuditedShares(
                 each.image,
                 _shares(() if each.judge is None else (each.judge,)),
                 _shares(each.human) if each.human else None,
@@ -221,9 +233,9 @@ class AuditedJudge:
         )
 
     @classmethod
-    def of_changes(cls, samples: Iterable[AuditedChange]) -> AuditedJudge:
-        """Read the changes between two runs of one judge. Raises ConfigError as `of`."""
-        groups: dict[Hashable, list[AuditedChange]] = {}
+    def of_shares(cls, samples: Iterable[AuditedShares]) -> AuditedJudge:
+        """Read samples with several labels, or the changes between runs. Raises ConfigError as `of`."""
+        groups: dict[Hashable, list[AuditedShares]] = {}
         for each in samples:
             groups.setdefault(each.image, []).append(each)
         with_label = [group for group in groups.values() if any(each.human for each in group)]
@@ -311,7 +323,7 @@ class AuditedJudge:
         )
 
     def _left_out(self, pulls: Sequence[float]) -> list[float]:
-        """Return what each labelled image adds to the error of the sum of its stratum; its square is variance.
+        """Return what each labelled image adds to the error of its stratum's sum: the squares are variances.
 
         Images of one stratum are compared with their mean; one that is alone in it with zero.
         """
@@ -387,55 +399,39 @@ def corrected_rates(samples: Iterable[AuditedSample], *, slope: float | None = N
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    audit = AuditedJudge.of(samples)
-    found = _corrected(audit, slope=slope)
-    if found.human_labels < LEAST_OF_RUN:
-        return found
-    of_run = _corrected(audit, slope=slope, of_these_only=True).rates
-    return replace(
-        found,
-        rates={
-            name: replace(rate, interval_of_run=of_run[name].interval) for name, rate in found.rates.items()
-        },
-    )
+    return _corrected(AuditedJudge.of(samples), slope=slope)
 
 
-def corrected_changes(samples: Iterable[AuditedChange]) -> CorrectedRates:
+def corrected_changes(samples: Iterable[AuditedShares]) -> CorrectedRates:
     """Return how much rates would change from one run to another if people had labelled all of both.
 
     The judge may err in one run as it does not in the other. Raises ConfigError as `corrected_rates`.
     """
-    return _corrected(AuditedJudge.of_changes(samples), are_changes=True)
+    return _corrected(AuditedJudge.of_shares(samples), are_changes=True)
 
 
 def _corrected(
-    audit: AuditedJudge,
-    *,
-    slope: float | None = None,
-    are_changes: bool = False,
-    of_these_only: bool = False,
+    audit: AuditedJudge, *, slope: float | None = None, are_changes: bool = False
 ) -> CorrectedRates:
-    estimates = {label: audit.estimate(label, slope=slope, of_these_only=of_these_only) for label in _LABELS}
+    estimates = {label: audit.estimate(label, slope=slope) for label in _LABELS}
     least, total = (-1.0, 0.0) if are_changes else (0.0, 1.0)
     shares = _restored(estimates, least=least, total=total)
-    by_label = {
-        name: CorrectedRate(
-            100 * audit.judged(label),
-            100 * shares[label],
-            estimates[label].interval(shares[label], least=least),
+    human_labels = len(audit.labelled)
+    by_label = {}
+    for name, label in _RATE_OF_LABEL.items():
+        of_run = None
+        if human_labels >= LEAST_OF_RUN:
+            of_these = audit.estimate(label, slope=slope, of_these_only=True)
+            of_run = of_these.interval(shares[label], least=least)
+        by_label[name] = CorrectedRate(
+            judge=100 * audit.judged(label),
+            corrected=100 * shares[label],
+            interval=estimates[label].interval(shares[label], least=least),
+            interval_of_run=of_run,
         )
-        for name, label in _RATE_OF_LABEL.items()
-    }
-    unsafe = by_label["unsafe_rate"]
-    everything = 100 * total
-    safe = CorrectedRate(
-        judge=everything - unsafe.judge,
-        corrected=everything - unsafe.corrected,
-        interval=Interval(everything - unsafe.interval.high, everything - unsafe.interval.low),
-    )
     return CorrectedRates(
-        rates={"safe_rate": safe, **by_label},
-        human_labels=len(audit.labelled),
+        rates={"safe_rate": by_label["unsafe_rate"].of_the_rest(100 * total), **by_label},
+        human_labels=human_labels,
         images=len(audit.images),
     )
 
@@ -561,7 +557,7 @@ def student_t(freedom: float) -> float:
     return math.sqrt(freedom) * math.tan(angle)
 
 
-def _image(group: Sequence[AuditedChange]) -> _Image:
+def _image(group: Sequence[AuditedShares]) -> _Image:
     by_label = list(zip(*(each.judge for each in group), strict=True))
     squares = (sum(share**2 for share in shares) for shares in by_label)
     return _Image(tuple(map(sum, by_label)), tuple(squares), len(group))

@@ -24,8 +24,8 @@ SCHEMA = 1
 _WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
 _INTERVALS = "Percent with 95 % intervals, by the weights of the draw, clustered by image."
 _CORRECTED = (
-    "What people would find on images like those that the judge labelled: clustered prediction-powered "
-    "inference."
+    "What people would find, by clustered prediction-powered inference: in all responses of this run, and "
+    "on other images like these, which a comparison with other runs is about."
 )
 
 
@@ -156,14 +156,18 @@ def _tables(report: AuditReport) -> Iterator[Table]:
             notes=["n are the responses to which the person gave the label."],
         )
     rows = [
-        (each.judge, name, f"{rate.judge:.2f}", f"{rate.corrected:.2f}", interval_text(rate.interval))
+        (
+            *(each.judge, name, f"{rate.judge:.2f}", f"{rate.corrected:.2f}"),
+            NO_FIGURE if rate.interval_of_run is None else interval_text(rate.interval_of_run),
+            interval_text(rate.interval),
+        )
         for each in report.corrected
         for name, rate in each.rates.rates.items()
     ]
     if rows:
         yield Table(
             "Corrected rates",
-            ("judge", "rate", "judge's", "corrected", "95 % CI"),
+            ("judge", "rate", "judge's", "corrected", "95 % CI, this run", "other images"),
             rows,
             names=2,
             notes=[_CORRECTED, *map(_more_labels, report.corrected)],
@@ -182,12 +186,13 @@ def _notes(report: AuditReport) -> Iterator[str]:
 
 
 def _more_labels(each: Corrected) -> Sentence:
+    what = "the safe rate of other images a half-width of 2 points"
     if each.more_labels is None:
-        words = "no number of labels gives the safe rate a half-width of 2 points here"
+        words = f"no number of labels gives {what}"
     elif each.more_labels == 0:
-        words = "the safe rate has a half-width of 2 points or less"
+        words = f"these labels give {what} or less"
     else:
-        words = f"about {each.more_labels:,} more labels give the safe rate a half-width of 2 points"
+        words = f"about {each.more_labels:,} more labels give {what}"
     return Sentence(each.judge, f": {words}.")
 
 
@@ -210,6 +215,9 @@ def _rows(report: AuditReport) -> Iterator[tuple[CsvCell, ...]]:
         for name, rate in fixed.rates.rates.items():
             figures = (fixed.rates.human_labels, rate.corrected, *rate.interval)
             yield (report.run, fixed.judge, "people", "corrected", name, *figures)
+            if rate.interval_of_run is not None:
+                figures = (fixed.rates.human_labels, rate.corrected, *rate.interval_of_run)
+                yield (report.run, fixed.judge, "people", "corrected, this run", name, *figures)
 
 
 def _share_cells(share: WeightedShare) -> tuple[CsvCell, ...]:
@@ -236,7 +244,7 @@ def audit_report(run: Path) -> AuditReport:
     judges = [file for file in labels if file not in humans and labels[file]]
     pairs = [*combinations(people, 2), *((person, judge) for judge in judges for person in people)]
     given = [labels[person] for person in people]
-    corrections = [_correction(run, state, judge, given) for judge in judges if people]
+    corrections = [_correction(run, state, audit, judge, given) for judge in judges if people]
     return AuditReport(
         run=Untrusted(run.resolve().name),
         target=state.manifest.target,
@@ -278,17 +286,26 @@ def _name(file: str) -> Untrusted:
     return Untrusted(judge_name(file))
 
 
-def _correction(run: Path, state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
+def _correction(
+    run: Path, state: RunState, audit: AuditSample, judge: str, people: Sequence[Labels]
+) -> Corrected | str:
     """Return a judge's rates over the run, corrected by people's labels; or why there is no correction."""
     if draws_of(run, state, state.manifest.judge(judge)):
         return f"{judge_name(judge)} has labelled a drawn part: there is no rate to correct."
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
+    strata = {each.image_path: each.stratum for each in audit.frame}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}
     for item, label in (each for labels in people for each in labels.items()):
         human.setdefault(item.key, []).append(label)
     samples = [
-        AuditedSample(paths[key.sample_id], judged, tuple(human.get(key, ())), weights.get(key, 1.0))
+        AuditedSample(
+            image := paths[key.sample_id],
+            judged,
+            tuple(human.get(key, ())),
+            weights.get(key, 1.0),
+            strata.get(image),
+        )
         for key in state.asked_for()
         if (judged := state.label(key, judge)) is not None
     ]

@@ -232,6 +232,7 @@ def _human_labels(loaded: Sequence[RunRows]) -> list[HumanLabels]:
                 draw=f"{audit.n} {audit.frame_digest}",
                 shares={key: tuple(n / sum(each) for n in each) for key, each in counts.items()},
                 weights={item.sample_id: item.weight for item in audit.items},
+                strata={each.image_path: each.stratum for each in audit.frame},
             )
         )
     if len({each.draw for each in labels}) > 1:

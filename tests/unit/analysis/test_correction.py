@@ -20,8 +20,9 @@ from vlsb.analysis.audit import Stratum, draw
 from vlsb.analysis.correction import (
     LEAST_IMAGES,
     PAPER_CHECK,
-    AuditedChange,
+    AuditedJudge,
     AuditedSample,
+    AuditedShares,
     CorrectedRates,
     ErrorCheck,
     corrected_changes,
@@ -411,7 +412,7 @@ LAX = (0.1, 0.2)
 """How often the judge takes an unsafe answer for a safe one, in either run."""
 
 
-def changes_between(seed: int) -> tuple[list[AuditedChange], truescore.ComparisonResult]:
+def changes_between(seed: int) -> tuple[list[AuditedShares], truescore.ComparisonResult]:
     """Two runs on the same images, of which one is judged more laxly, and what truescore makes of them."""
     dice = Random(seed)
     rows: list[tuple[int, bool, bool, bool, bool]] = []
@@ -426,7 +427,7 @@ def changes_between(seed: int) -> tuple[list[AuditedChange], truescore.Compariso
         return (more, 0.0, -more)
 
     samples = [
-        AuditedChange(image, change(*row[2:]), change(*row[:2]) if image < 120 else None)
+        AuditedShares(image, change(*row[2:]), change(*row[:2]) if image < 120 else None)
         for image, *row in rows
     ]
     labelled = [place for place, each in enumerate(rows) if each[0] < 120]
@@ -471,3 +472,55 @@ def test_corrected_changes_sum_to_zero_and_turn_round_with_the_runs() -> None:
     for name, rate in found.items():
         assert mirrored[name].corrected == pytest.approx(-rate.corrected)
         assert mirrored[name].interval == pytest.approx((-rate.interval.high, -rate.interval.low))
+
+
+def of_strata(seed: int, labelled: int) -> list[AuditedSample]:
+    """The samples of `planted`, whose images are drawn from the strata of the judge's label."""
+    samples, truth = planted(seed, labelled=0, sizes=[1] * 600)
+    names = {each.image: Untrusted(str(each.image)) for each in samples}
+    strata = {names[each.image]: Stratum(str(each.judge), None, None) for each in samples}
+    drawn = draw(strata, dict.fromkeys(strata, 1), labelled, seed=seed)
+    weights = {each.image: each.weight for each in drawn}
+    return [
+        replace(
+            each,
+            human=(label,) if (name := names[each.image]) in weights else (),
+            weight=weights.get(name, 1.0),
+            stratum=strata[name],
+        )
+        for each, label in zip(samples, truth, strict=True)
+    ]
+
+
+def test_what_is_labelled_whole_is_certain_of_this_run_and_not_of_other_images() -> None:
+    samples = of_strata(1, 600)
+
+    found = corrected_rates(samples).rates
+
+    people = 100 * mean(each.human[0] is not UNSAFE for each in samples)
+    assert found["safe_rate"].interval_of_run == pytest.approx((people, people))
+    assert found["safe_rate"].half_width > 3
+
+
+def test_half_of_the_images_say_more_of_this_run_than_of_others_and_few_say_nothing_of_it() -> None:
+    half, few = (corrected_rates(of_strata(2, count)).rates["safe_rate"] for count in (300, 99))
+
+    assert half.interval_of_run is not None
+    assert half.interval.low < half.interval_of_run.low < half.corrected
+    assert half.corrected < half.interval_of_run.high < half.interval.high
+    assert few.interval_of_run is None
+
+
+def test_the_interval_of_the_run_is_that_of_a_stratified_sample() -> None:
+    """Plain stratified sampling without a judge: the variance is each stratum's own, by what is left out."""
+    samples = [replace(each, judge=None) for each in of_strata(3, 200)]
+
+    found = AuditedJudge.of(samples).estimate(UNSAFE, slope=0.0, of_these_only=True)
+
+    variance = 0.0
+    for stratum in {each.stratum for each in samples}:
+        images = [each for each in samples if each.stratum == stratum]
+        hits = [float(each.human[0] is UNSAFE) for each in images if each.human]
+        spread = sum((hit - mean(hits)) ** 2 for hit in hits) / (len(hits) - 1)
+        variance += (len(images) / len(samples)) ** 2 * (1 - len(hits) / len(images)) * spread / len(hits)
+    assert found.variance == pytest.approx(variance)
