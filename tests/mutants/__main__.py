@@ -41,7 +41,7 @@ def fates(
         order.write_text(
             json.dumps({"mutants": names, "at_once": at_once, "until": time.monotonic() + within_s}), "utf-8"
         )
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--tb=native", "-p", "no:cacheprovider"]
         subprocess.run(
             [*command, "-p", "tests.mutants.session", *module.tests],
             cwd=copy,
