@@ -77,7 +77,7 @@ def _quoted(text: str) -> str:
 def table(modules: dict[str, Module]) -> str:
     """Return the table of the page about reliability."""
     rows = [
-        f"|`{path.removeprefix('vlsb/').removesuffix('.py')}`|{module.mutants}|{module.score} %|"
+        f"|`{path.removeprefix('vlsb/').removesuffix('.py')}`|{module.mutants}|{module.score}|"
         for path, module in modules.items()
     ]
-    return "\n".join(["|module|faults|noticed|", "|---|--:|--:|", *rows]) + "\n"
+    return "\n".join(["|module|faults|noticed, %|", "|---|--:|--:|", *rows]) + "\n"

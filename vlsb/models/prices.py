@@ -62,14 +62,15 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         if usage.input_tokens is None:
             return None
-        batch = Usage(usage.batch_input_tokens or 0, usage.batch_output_tokens or 0)
-        batch_usd = self.batch_usd(batch) if batch.input_tokens or batch.output_tokens else 0.0
+        batch_input, batch_output = usage.batch_input_tokens or 0, usage.batch_output_tokens or 0
+        has_batch = batch_input or batch_output
+        batch_usd = self.batch_usd(Usage(batch_input, batch_output)) if has_batch else 0.0
         if batch_usd is None:
             return None
-        sent = usage.input_tokens - (batch.input_tokens or 0)
+        sent = usage.input_tokens - batch_input
         cached = min(usage.cached_tokens or 0, sent)
         cached_price = self.input if self.cached_input is None else self.cached_input
-        answer_tokens = (usage.output_tokens or 0) + (usage.thought_tokens or 0) - (batch.output_tokens or 0)
+        answer_tokens = (usage.output_tokens or 0) + (usage.thought_tokens or 0) - batch_output
         now = ((sent - cached) * self.input + cached * cached_price + answer_tokens * self.output) / 1e6
         return now + batch_usd
 

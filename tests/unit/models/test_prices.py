@@ -7,10 +7,11 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
-from vlsb.models.prices import Price, find_retirement, load_prices, may_charge
+from vlsb.models.prices import Price, PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Usage
 
 OPENAI = "https://api.openai.com/v1"
@@ -66,6 +67,14 @@ def test_a_price_belongs_to_a_model_at_a_host_on_a_day() -> None:
         (Usage(1000, 100, cached_tokens=600), 0.0021, 0.0015),
         (Usage(1000, 100, thought_tokens=50), 0.0035, 0.00175),
         (Usage(1000, None), 0.002, 0.001),
+        (Usage(1000, 100, batch_input_tokens=600, batch_output_tokens=40), 0.0022, 0.0015),
+        (Usage(1000, 100, batch_input_tokens=1000), 0.002, 0.0015),
+        (Usage(1000, 100, batch_output_tokens=100), 0.0025, 0.0015),
+        (
+            Usage(1000, 100, cached_tokens=600, batch_input_tokens=1000, batch_output_tokens=100),
+            0.0015,
+            0.0015,
+        ),
         (Usage(None, 100), None, None),
     ],
 )
@@ -74,11 +83,64 @@ def test_a_request_costs_what_its_tokens_do(usage: Usage, usd: float | None, bat
     assert PRICE.batch_usd(usage) == (None if batch_usd is None else pytest.approx(batch_usd))
 
 
+def test_a_million_tokens_cost_the_price_to_the_cent() -> None:
+    dear = replace(PRICE, batch_input=1.5, batch_output=7.5)
+
+    assert dear.usd(Usage(1_000_000, 1_000_000)) == 12.0
+    assert dear.batch_usd(Usage(1_000_000, 1_000_000)) == 9.0
+
+
 def test_an_unknown_discount_is_none_that_is_given() -> None:
     plain = Price(models=("m",), input=2.0, output=10.0, source="s", as_of=DAY)
 
     assert plain.usd(Usage(1000, 0, cached_tokens=1000)) == pytest.approx(0.002)
-    assert plain.batch_usd(Usage(1000, 100)) is None
+    for unknown in (plain, replace(plain, batch_input=1.0), replace(plain, batch_output=5.0)):
+        assert unknown.batch_usd(Usage(1000, 100)) is None
+        assert unknown.usd(Usage(1000, 100, batch_input_tokens=1000, batch_output_tokens=100)) is None
+
+
+def test_a_batch_reserves_money_for_the_largest_image_that_the_model_may_count() -> None:
+    """`--max-cost` is compared with it before anything is sent."""
+    known, unknown = replace(PRICE, image_tokens=1000), PRICE
+
+    assert known.most_batch_usd(500, 100, has_image=False) == pytest.approx(0.001)
+    assert known.most_batch_usd(500, 100, has_image=True) == pytest.approx(0.002)
+    assert replace(PRICE, image_tokens=0).most_batch_usd(500, 100, has_image=True) == pytest.approx(0.001)
+    assert unknown.most_batch_usd(500, 100, has_image=True) == pytest.approx(0.051)
+
+
+def test_a_run_remembers_what_its_model_costs_and_nothing_else_of_the_users_file() -> None:
+    file = replace(
+        PRICE,
+        models=("m", "secret-project"),
+        host="api.example.com",
+        source="contract 7 with ACME",
+        quoted_by=("a memo",),
+        since=DAY,
+        until=DAY,
+    )
+    endpoint = Endpoint("models/m", "https://api.example.com/v1")
+    remembered = file.of_run(endpoint)
+
+    assert remembered == replace(
+        file,
+        models=("m",),
+        source="--prices, as the run was given them",
+        quoted_by=(),
+        since=None,
+        until=None,
+    )
+    assert PriceTable((remembered,)).find(endpoint, date(2031, 1, 1)) == remembered
+
+
+def test_gemini_names_a_model_with_or_without_its_folder() -> None:
+    google = "https://generativelanguage.googleapis.com/v1beta/openai"
+    bare, long = (
+        load_prices().find(Endpoint(f"{folder}gemini-3.8-flash", google), DAY) for folder in ("", "models/")
+    )
+
+    assert bare is not None
+    assert bare == long
 
 
 def test_a_file_of_the_users_replaces_ours(tmp_path: Path) -> None:
@@ -120,6 +182,16 @@ def test_a_file_that_cannot_be_read_is_an_error_with_the_place(tmp_path: Path, t
     assert "--prices" in raised.value.message
 
 
+def test_a_file_of_a_mebibyte_is_read_and_a_larger_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text(one_row().ljust(2**20))
+
+    assert len(load_prices(file).prices) == 1
+    file.write_text(one_row().ljust(2**20 + 1))
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        load_prices(file)
+
+
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--prices"):
         load_prices(tmp_path / "none.json")
@@ -148,7 +220,10 @@ def test_a_retirement_is_told_by_the_clock_that_is_passed_in(today: date, words:
 
     assert found is not None
     assert f"The judge gpt-4o {words}" in found.warning("judge", "gpt-4o", today)
-    assert "day" not in found.notice("gpt-4o", today)
+    assert found.notice("gpt-4o", today) == (
+        f"gpt-4o {words.partition(' on ')[0]} on 2027-01-14: "
+        f"nobody can repeat this with it from then on ({found.source})."
+    )
 
 
 @pytest.mark.parametrize(
