@@ -12,7 +12,6 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ from tests.commands.test_panel import in_a_terminal, lines_of
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Finished, Process, Vlsb
 from tests.support.engine_environment import write_environment
-from tests.support.fake_engine import STAGES, events, living
+from tests.support.fake_engine import events, living
 from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.cli import live
 from vlsb.cli.screen import Screen
@@ -412,26 +411,6 @@ def status_of(record: ServerRecord, path: str, *, key: str | None = None) -> int
         connection.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
-def test_a_server_runs_until_it_is_told_to_stop_and_that_is_success(bench: Bench, number: int) -> None:
-    process = bench.start(CHILDREN="plain")
-    record = bench.ready(process)
-    key = record.key.reveal()
-    assert status_of(record, "/v1/models") == 401
-    assert status_of(record, "/v1/models", key=key) == 200
-    assert len(living(bench.mark)) >= 3
-
-    process.signal(number)
-    finished = ended(process)
-
-    assert finished.code == 0, finished
-    bench.assert_nothing_left()
-    assert f"llava_hf is ready: {record.base_url}, model name llava_hf" in finished.out
-    assert "\n  vlsb run --model llava_hf\n" in finished.out
-    assert "Stopping. Ctrl-C again kills it at once.\n" in finished.err
-    assert re.search(r"^llava_hf has ended, after [\d.]+ s", finished.err, re.MULTILINE)
-
-
 def test_the_key_is_in_the_state_file_alone_and_goes_with_it(bench: Bench, tmp_path: Path) -> None:
     process = bench.start()
     record = bench.ready(process)
@@ -464,61 +443,6 @@ def test_a_record_says_what_a_run_has_to_know(bench: Bench) -> None:
     arguments = events(bench.record, "start")[0]["argv"]
     assert arguments[arguments.index("--max-num-seqs") + 1] == "7"
     assert find_running(bench.places, "llava_hf") == record
-
-
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "chat"])
-def test_a_stop_during_the_start_leaves_nothing(bench: Bench, tmp_path: Path, stage: str) -> None:
-    process = bench.start(HOLD=str(tmp_path / "never"), HOLD_AT=stage, CHILDREN="plain")
-    bench.started()
-
-    process.signal(signal.SIGINT)
-    finished = ended(process)
-
-    assert finished.code == 130
-    assert finished.out == ""
-    assert finished.err.splitlines()[-1] == "Error: llava_hf: stopped before it was ready."
-    bench.assert_nothing_left()
-
-
-def test_a_second_ctrl_c_kills_an_engine_that_does_not_listen(bench: Bench) -> None:
-    process = bench.start(TERM="ignore", CHILDREN="stubborn")
-    bench.ready(process)
-
-    process.signal(signal.SIGINT)
-    process.wait_until_said("Stopping.")
-    process.signal(signal.SIGINT)
-    finished = ended(process)
-
-    assert finished.code == 130
-    assert finished.error == "Error: llava_hf: killed."
-    bench.assert_nothing_left()
-
-
-def test_a_second_ctrl_c_during_the_start_kills_too(bench: Bench, tmp_path: Path) -> None:
-    process = bench.start(HOLD=str(tmp_path / "never"), TERM="ignore", CHILDREN="stubborn")
-    bench.started()
-
-    process.signal(signal.SIGINT)
-    process.wait_until_said("Stopping.")
-    process.signal(signal.SIGINT)
-    finished = ended(process)
-
-    assert finished.code == 130
-    assert finished.error == "Error: llava_hf: killed before it was ready."
-    bench.assert_nothing_left()
-
-
-def test_an_engine_that_dies_by_itself_ends_the_command_with_its_cause(bench: Bench) -> None:
-    process = bench.start(CHILDREN="plain")
-    record = bench.ready(process)
-
-    os.kill(record.pid, signal.SIGKILL)
-    finished = ended(process)
-
-    assert finished.code == 7
-    assert "SIGKILL" in finished.err
-    assert str(record.log) in finished.err
-    bench.assert_nothing_left()
 
 
 def test_an_engine_that_does_not_start_is_told_with_its_cause(bench: Bench) -> None:
@@ -564,36 +488,6 @@ def test_a_name_is_started_once(bench: Bench, tmp_path: Path) -> None:
     bench.ready(process)
 
 
-def test_two_names_are_served_side_by_side(bench: Bench, tmp_path: Path, vlsb: Vlsb) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "mine.llava_hf.yaml").write_text(f"model: {bench.weights}\n")
-    first = bench.start()
-    one = bench.ready(first)
-    words = ("serve", "mine", "--servers-dir", str(own), "--engine", str(bench.engine))
-    second = vlsb.start(*words, env=bench.environment())
-    other = bench.ready(second, "mine")
-
-    assert urlsplit(one.base_url).port != urlsplit(other.base_url).port
-    second.signal(signal.SIGINT)
-    finished = ended(second)
-    assert finished.code == 0
-    assert f"  vlsb run --model mine --servers-dir {own}\n" in finished.out
-    assert status_of(one, "/health") == 200
-
-
-def test_whatever_kills_us_leaves_no_engine_and_no_obstacle(bench: Bench) -> None:
-    process = bench.start(CHILDREN="plain")
-    record = bench.ready(process)
-
-    process.kill()
-    wait_until(lambda: not living(bench.mark), what="the end of every process of the engine")
-    again = bench.start()
-
-    assert bench.ready(again).pid != record.pid
-    assert len(bench.state_files) == 1
-
-
 def test_a_detached_server_lives_on_until_it_is_stopped(bench: Bench) -> None:
     finished = bench.run("--detach", CHILDREN="plain")
 
@@ -609,17 +503,6 @@ def test_a_detached_server_lives_on_until_it_is_stopped(bench: Bench) -> None:
     bench.assert_nothing_left()
 
 
-def test_a_detached_server_that_loses_its_head_leaves_nothing(bench: Bench) -> None:
-    bench.run("--detach", CHILDREN="stubborn")
-    (record,) = read_records(bench.places)
-
-    os.kill(record.pid, signal.SIGKILL)
-
-    wait_until(lambda: not living(bench.mark), what="the end of every process of the engine")
-    assert read_records(bench.places) == []
-    assert bench.state_files == []
-
-
 def test_a_stop_before_it_is_detached_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
     process = bench.start("--detach", HOLD=str(tmp_path / "never"), CHILDREN="plain")
     bench.started()
@@ -627,18 +510,6 @@ def test_a_stop_before_it_is_detached_leaves_nothing(bench: Bench, tmp_path: Pat
     process.signal(signal.SIGTERM)
 
     assert ended(process).code == 130
-    bench.assert_nothing_left()
-
-
-def test_a_stop_from_elsewhere_ends_a_server_as_ctrl_c_does(bench: Bench) -> None:
-    process = bench.start()
-    record = bench.ready(process)
-
-    with ThreadPoolExecutor(1) as pool:
-        stopping = pool.submit(stop_server, bench.places, record)
-        assert ended(process).code == 0
-
-    assert stopping.result() is Ending.STOPPED
     bench.assert_nothing_left()
 
 

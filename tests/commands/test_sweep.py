@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -17,15 +16,12 @@ import pytest
 from tests.commands.test_run_local import Desk as LocalDesk
 from tests.support.checkpoints import checkpoint, write_tensors
 from tests.support.command import Finished, Vlsb
-from tests.support.datasets import instruction, sharing_rows, write_dataset
+from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
-from tests.support.fake_engine import events, living
+from tests.support.fake_engine import events
 from tests.support.scripts import Script
-from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_local_plan, write_plan
-from tests.support.waiting import wait_until
-from tests.unit.engines.test_hardware import listing
+from tests.support.sweeps import hosted_at, tables, write_local_plan, write_plan
 from vlsb.cli.sweeping import SweepView
-from vlsb.models.profile import FAMILIES
 from vlsb.simulator import SimulatorThread, blocked
 from vlsb.sweep.board import Board
 from vlsb.sweep.cells import matrix
@@ -123,28 +119,33 @@ EDITS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_finished_cell_with_other_settings_in_the_plan_is_refused_with_the_difference(
-    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread, edit: str, is_known: bool
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread, is_known: bool
 ) -> None:
     """As `vlsb run --resume` refuses it; with the old ones the sweep is done, and other cells go on."""
-    changes, difference = EDITS[edit]
-    plain, edited = hosted_at(target, "m1"), {**hosted_at(target, "m1"), **changes}
-    first = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[plain]))
-    asked = len(target.completions)
-    if not is_known:
-        (tmp_path / "sweep" / ".ended.jsonl").unlink()
+    plain = hosted_at(target, "m1")
 
-    refused = [vlsb("sweep", write_plan(tmp_path, target, data=data, models=[edited, "demo"])) for _ in "ab"]
-    shown = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[edited]), "--dry-run")
-    old = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[plain]))
+    def swept(*models: object, words: tuple[str, ...] = ()) -> Finished:
+        return vlsb("sweep", write_plan(tmp_path, target, data=data, models=models), *words)
+
+    first, said = swept(plain), ""
+    asked = len(target.completions)
+    for changes, difference in EDITS.values():
+        if not is_known:
+            (tmp_path / "sweep" / ".ended.jsonl").unlink()
+        edited = {**plain, **changes}
+        refused = [swept(edited, "demo") for _ in "ab"]
+        shown = swept(edited, words=("--dry-run",))
+
+        assert [each.code for each in refused] == [6, 6], refused[0].err
+        assert all(difference in each.err and "m1: started" not in each.err for each in refused)
+        assert difference in " ".join(shown.out.split())
+        said += refused[0].err
+    old = swept(plain)
 
     assert (first.code, old.code) == (0, 0), first.err
-    assert [each.code for each in refused] == [6, 6], refused[0].err
-    assert all(difference in each.err and "m1: started" not in each.err for each in refused)
-    assert "demo: done after" in refused[0].err
-    assert difference in " ".join(shown.out.split())
+    assert said.count("demo: done after") == 1
     assert old.last.startswith("All 1 were done before")
     # What the other cell asked: its samples, their labels, the first request of both.
     assert len(target.completions) <= asked + 2 * SAMPLES + 2
@@ -246,72 +247,6 @@ def test_a_finished_checkpoint_is_done_until_its_weights_or_its_engines_options_
     assert "target.engine.dtype:" in other_type.err
     assert "target.engine.weights.digest:" in other_weights.err
     assert len(events(local.record, "start")) == 2
-
-
-def test_a_cell_whose_command_is_killed_is_started_again_and_goes_on(
-    vlsb: Vlsb, tmp_path: Path, data: Path
-) -> None:
-    """As a system without memory does it."""
-    with (
-        Held("m1", after=4) as held,
-        SimulatorThread(held) as target,
-        vlsb.start("sweep", write_plan(tmp_path, target, data=data, models=["m1"])) as process,
-    ):
-        wait_until(lambda: len(target.completions) >= 6, what="answers, and requests that wait")
-        [cell] = [each for each in processes_of(tmp_path) if each.cmdline()[1:4] == ["-m", "vlsb", "run"]]
-        cell.kill()
-        held.released.set()
-        ended = process.wait()
-
-    assert ended.code == 0, ended.err
-    assert "m1: killed by signal 9; it is started again" in ended.err
-    assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == SAMPLES
-
-
-def test_a_second_ctrl_c_drops_what_the_cells_have_in_flight(vlsb: Vlsb, tmp_path: Path, data: Path) -> None:
-    """Nothing is answered any more, so that the first could only end when its time is over."""
-    held = Held("m1", "m2", after=4)
-    with SimulatorThread(held) as target, held:
-        plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"])
-        process = vlsb.start("sweep", plan)
-        process.wait_until(lambda: held.holds_all, what="requests of both that nobody answers")
-        process.signal(signal.SIGINT)
-        process.wait_until_said("Press Ctrl-C again to drop it.")
-        logs = [tmp_path / "sweep" / "logs" / f"{name}.log" for name in ("m1", "m2")]
-        process.wait_until(lambda: all("may finish" in log.read_text() for log in logs), what="both stop")
-        process.signal(signal.SIGINT)
-        ended = process.wait()
-        said = [log.read_text() for log in logs]
-        held.released.set()
-        again = vlsb.resume(ended)
-
-    assert ended.code == 130, ended.err
-    assert all("Dropping what is in flight." in each for each in said)
-    assert "Dropping what is in flight." in ended.err
-    assert "killed" not in ended.err
-    assert again.code == 0, again.err
-
-
-def test_a_third_ctrl_c_ends_the_sweep_at_once(local: LocalDesk, tmp_path: Path) -> None:
-    """Although an engine ignores that it is asked to end; it is killed soon after."""
-    weights = str(checkpoint(tmp_path / "ckpt"))
-    plan = write_local_plan(tmp_path, local.data, local.engine, models=[weights])
-    never = json.dumps(instruction(3))[1:-1]
-    environment = local.environment(TERM="ignore", HANG=never)
-    with local.vlsb.start("sweep", plan, env=environment) as process:
-        asked = lambda: any(never in json.dumps(each) for each in events(local.record, "chat"))  # noqa: E731
-        process.wait_until(asked, what="the request that is never answered")
-        for said in ("Press Ctrl-C again", "Dropping what is in flight."):
-            process.signal(signal.SIGINT)
-            process.wait_until_said(said)
-        process.signal(signal.SIGINT)
-        ended = process.wait()
-        engines = living(local.mark)
-
-    assert ended.code == 130, ended.err
-    assert ended.resume_command == ["vlsb", "sweep", str(plan)]
-    assert engines
-    local.gone()
 
 
 def test_a_cell_that_fails_ends_no_other(
@@ -613,54 +548,6 @@ def test_a_pattern_takes_checkpoints_in_the_order_of_their_numbers(local: LocalD
 
     places = [shown.out.index(f"step-{step}") for step in (30, 200, 1000)]
     assert places == sorted(places)
-
-
-def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
-    local: LocalDesk, tmp_path: Path
-) -> None:
-    """Without a GPU, the CPU is the one place that engines take turns in."""
-    for step in (1, 2):
-        checkpoint(tmp_path / "ckpt" / f"step-{step}")
-    judge = str(checkpoint(tmp_path / "judge"))
-    plan = write_local_plan(tmp_path, local.data, local.engine, models=["./ckpt/step-*"], judges=[judge])
-
-    ended = local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
-
-    assert ended.code == 0, ended.err
-    assert len(events(local.record, "start")) == 3
-    found = tables(local.vlsb, tmp_path / "sweep")
-    assert [found[name]["judged"] for name in ("step-1", "step-2")] == [8, 8]
-
-
-def test_a_model_too_large_for_one_gpu_is_shared_by_two_and_stays_so(
-    local: LocalDesk, tmp_path: Path
-) -> None:
-    """A prompt of full length takes 4 GiB of cache. On larger GPUs the run goes on as it began."""
-    text = {"num_hidden_layers": 64, "num_attention_heads": 64, "hidden_size": 4096}
-    config = {"architectures": [FAMILIES["llava_hf"].architecture], "text_config": text}
-    where = str(checkpoint(tmp_path / "ckpt", config=config))
-
-    def swept(gigabytes: int, epochs: int, *words: str) -> Finished:
-        size = 1024 * gigabytes
-        rows = "\n".join(f"{n}, GPU-{n}, {size}, {size}, 550.90.07, NVIDIA L4" for n in (0, 1))
-        path = os.pathsep.join([listing(tmp_path / "smi", rows)["PATH"], os.defpath])
-        plan = write_local_plan(
-            tmp_path, local.data, local.engine, models=[where], epochs=epochs, **{"gpu-memory-gb": 80}
-        )
-        return local.vlsb("sweep", plan, *words, env=local.environment() | {"PATH": path})
-
-    shown = swept(6, 1, "--dry-run")
-    first = swept(6, 1)
-    later = swept(80, 2)
-    elsewhere = swept(6, 3, "--slurm", "--dry-run")
-
-    assert row_of(shown.out, "ckpt")[0] == "2"
-    assert (first.code, later.code) == (0, 0), first.err + later.err
-    assert "started on GPU 0,1" in first.err
-    starts = [event["argv"] for event in events(local.record, "start")]
-    sizes = [argv[argv.index("--tensor-parallel-size") + 1] for argv in starts]
-    assert sizes == ["2", "2"]
-    assert elsewhere.code == 0
 
 
 def test_a_table_counts_the_cells_that_it_shows_and_each_again_when_it_has_ended(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.test_signals import SIGNALS, arguments, arguments_again, assert_interrupted
+from tests.proofs.test_signals import SIGNALS, arguments, arguments_again, assert_interrupted
 from tests.support.command import REQUESTS, Vlsb, at_audit_event
 from tests.support.endpoint import persona
 from vlsb.simulator import Request, SimulatorThread

@@ -225,7 +225,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "A65": (
             "tests/commands/test_run_local.py::test_an_engine_that_dies_is_started_again_and_every_sample_gets_its_answer",
-            "tests/commands/test_run_local.py::test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command"
+            "tests/proofs/serving/test_runs.py::test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command"
             "_that_resumes",
             "tests/commands/test_run_local.py::test_a_sample_that_kills_the_engine_twice_is_an_error_and_the_rest_goes_on",
             "tests/unit/engines/test_supervisor.py::test_an_engine_that_is_up_but_not_well_is_ended_and_started_again",
@@ -249,8 +249,8 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_launch.py::test_an_engine_that_dies_of_its_first_request_has_exited",
         ),
         "A69": (
-            "tests/commands/test_run_local.py::test_sigkill_leaves_no_engine_behind_and_the_run_resumes",
-            "tests/unit/engines/test_launch.py::test_a_launcher_that_is_killed_at_any_stage_leaves_nothing",
+            "tests/proofs/serving/test_runs.py::test_sigkill_leaves_no_engine_behind_and_the_run_resumes",
+            "tests/proofs/serving/test_launcher.py::test_a_launcher_that_is_killed_at_any_stage_leaves_nothing",
             "tests/unit/engines/test_process.py::test_an_engine_that_ignores_sigterm_is_killed_with_its_children_after_its"
             "_grace",
             "tests/unit/engines/test_process.py::test_when_owner_and_engine_are_killed_together_nothing_stays",
@@ -311,9 +311,9 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/commands/test_run.py::test_another_port_and_other_connections_are_no_drift",
         ),
         "B11": (
-            "tests/commands/test_signals.py::test_a_first_signal_lets_answers_in_flight_arrive_and_starts_nothing_new",
-            "tests/commands/test_signals.py::test_a_second_signal_drops_what_is_in_flight",
-            "tests/commands/test_signals.py::test_a_third_signal_ends_the_process_at_once",
+            "tests/proofs/test_signals.py::test_a_first_signal_lets_answers_in_flight_arrive_and_starts_nothing_new",
+            "tests/proofs/test_signals.py::test_a_second_signal_drops_what_is_in_flight",
+            "tests/proofs/test_signals.py::test_a_third_signal_ends_the_process_at_once",
         ),
         "B12": (
             "tests/unit/store/test_manifest.py::test_a_reader_that_has_the_old_file_open_goes_on_reading_the_old_manifest",

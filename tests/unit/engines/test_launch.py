@@ -647,13 +647,3 @@ def launcher(bench: Bench, *wishes: str) -> subprocess.Popen[str]:
     """A process that launches an engine as `vlsb` does, for killing."""
     command = [sys.executable, "-c", LAUNCHER, str(bench.folder), bench.mark, *wishes]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT, env=os.environ)
-
-
-@pytest.mark.parametrize("stage", ["downloading", "loading", "compiling", "warming_up"])
-def test_a_launcher_that_is_killed_at_any_stage_leaves_nothing(bench: Bench, stage: str) -> None:
-    never = str(bench.folder / "never")
-    with launcher(bench, f"HOLD={never}", f"HOLD_AT={stage}", "CHILDREN=plain") as process:
-        wait_until(lambda: len(living(bench.mark)) == 4, what="the engine's tree and its reaper")
-        process.kill()
-
-    wait_until(lambda: not living(bench.mark), what="the end of the engine")
