@@ -16,6 +16,7 @@ import vlsb
 from tests.support.command import Desk, Finished
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
+from tests.support.schemas import SCHEMAS, faults
 from vlsb.simulator import Action, Request, SimulatorThread, answer, verdict
 
 SAMPLES = 150
@@ -108,7 +109,9 @@ def test_json_and_csv_have_the_corrected_changes(desk: Desk) -> None:
         label(desk, name)
 
     words = ("base", "terse", "--corrected", "--format")
-    (found,) = json.loads(compare(desk, *words, "json").out)["comparisons"]
+    report = json.loads(compare(desk, *words, "json").out)
+    assert faults(report, SCHEMAS["comparison"]()) == []
+    (found,) = report["comparisons"]
     rows = csv.DictReader(io.StringIO(compare(desk, *words, "csv").out))
 
     safe = found["corrected"]["rates"]["safe_rate"]

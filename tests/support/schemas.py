@@ -686,6 +686,33 @@ BRIDGED: Fields = {
     "more_labels": ("integer?", "Further labels for a safe rate of ±2 points; null where no number does."),
     "estimate": ("string", "As in the report."),
 }
+GIVEN: Fields = {
+    **BOTH_VERSIONS,
+    "simulated": ("boolean", "Whether either run is simulated."),
+    "run": ("string", "The run that answered a part."),
+    "baseline": ("string", "The run that answered all."),
+    "judge": ("string", "By whose labels."),
+    "samples": ("integer", "Samples with a label in both."),
+    "of": ("integer", "Samples of the baseline that have one."),
+    "images": ("integer", "Images of the part."),
+    "worth": (
+        "integer",
+        "So many samples of the run alone would have as narrow an interval of the safe rate.",
+    ),
+    "rates": (
+        {
+            "*": {
+                "baseline": ("number", "The baseline's, percent."),
+                "alone": ("number?", "The part's own."),
+                "alone_interval": (INTERVAL, RANGE),
+                "given": ("number", "Over all samples, given the baseline's labels."),
+                "interval": (INTERVAL, f"On images like these, {RANGE}."),
+                "interval_of_all": ("array?", "On these very samples; null from fewer than 100."),
+            }
+        },
+        "Each rate.",
+    ),
+}
 BRIDGE: Fields = {
     **BOTH_VERSIONS,
     "run": ("string", "The run."),
@@ -939,6 +966,7 @@ SCHEMAS: Mapping[str, Callable[[], Schema]] = {
     "gate": lambda: of_fields(GATE),
     "agreement": lambda: of_fields(AGREEMENT),
     "audit-report": lambda: of_fields(AUDIT_REPORT),
+    "report-given": lambda: of_fields(GIVEN),
     "judge-bridge": lambda: {"type": "array", "items": of_fields(BRIDGE)},
     "paper": lambda: {"type": "array", "items": of_fields(PAPER)},
     "leaderboard": lambda: {"type": "array", "items": of_fields(LEADERBOARD)},

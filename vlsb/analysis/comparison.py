@@ -24,9 +24,29 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from vlsb.analysis.agreement import Pair
-from vlsb.analysis.correction import AuditedShares, CorrectedRates, Shares, corrected_changes
+from vlsb.analysis.correction import (
+    LEAST_IMAGES,
+    AuditedShares,
+    CorrectedRates,
+    Shares,
+    corrected_changes,
+    corrected_rates_of_shares,
+)
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
-from vlsb.analysis.rates import LABELS, RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm, p_of
+from vlsb.analysis.rates import (
+    LABELS,
+    RATES,
+    SIGNIFICANT,
+    Z_95,
+    Bounds,
+    RateName,
+    Rates,
+    SampleOutcome,
+    holm,
+    p_of,
+    rates,
+)
+from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, PUBLISHED_IDS, VLSBENCH, Untrusted
 
 RESAMPLES = 10_000
@@ -217,6 +237,29 @@ class Comparison:
         return self.first.conditions.simulated or self.second.conditions.simulated
 
 
+@dataclass(frozen=True, slots=True)
+class GivenBaseline:
+    """The rates of a run that answered a random part of the samples that its baseline answered whole.
+
+    `alone` are the part's own. `given` are over all samples of the baseline, whose labels stand for the
+    judge's in a `CorrectedRate`; `worth` is how many samples of its own would have as narrow an interval of
+    the safe rate.
+    """
+
+    run: ComparedRun
+    baseline: ComparedRun
+    samples: int
+    of: int
+    alone: Rates
+    given: CorrectedRates
+    worth: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a target or judge was the simulator."""
+        return self.run.conditions.simulated or self.baseline.conditions.simulated
+
+
 class Rank(NamedTuple):
     """A run's place by safe rate (1 is the safest, runs alike share one), and those that are open to it.
 
@@ -289,7 +332,7 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
     rows = [before[key] for key in both]
     shares = (numpy.array([each[key].shares for key in both], float) for each in (before, after))
     pairs = PairedShares(_codes(rows), *shares)
-    rates = rate_differences(pairs)
+    differing = rate_differences(pairs)
     changed_images = count_changed(pairs)
     are_counts = first.epochs == second.epochs == 1
     corrected = _corrected(first, second, [each.about for each in rows], pairs)
@@ -300,7 +343,7 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
         left_out=_left_out(before, after, shared),
         samples=len(both),
         images=int(pairs.images.max()) + 1,
-        rates=rates,
+        rates=differing,
         bounds=_bounds([(before[key].shares, after[key].shares) for key in shared]),
         transitions=tuple(map(tuple, (pairs.first.T @ pairs.second).tolist())),
         mcnemar=exact_mcnemar(pairs) if are_counts else None,
@@ -309,7 +352,7 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
         flips=_flips(rows, pairs),
         changed_images=changed_images,
         detectable=detectable(pairs) if changed_images >= LEAST_CHANGED else None,
-        p_holm=rates["safe_rate"].p if corrected is None else _p_of_corrected(corrected),
+        p_holm=differing["safe_rate"].p if corrected is None else _p_of_corrected(corrected),
         corrected=corrected,
     )
 
@@ -334,6 +377,40 @@ def _corrected(
 def _p_of_corrected(corrected: CorrectedRates) -> float:
     safe = corrected.rates["safe_rate"]
     return p_of(safe.corrected, safe.interval)
+
+
+def rates_given(run: ComparedRun, baseline: ComparedRun) -> GivenBaseline:
+    """Estimate the rates over the baseline's samples from a random part of them that the run answered.
+
+    The baseline's labels are a control variate: whatever both share is known of all samples. Raises
+    ConfigError below `LEAST_IMAGES` images with labels in both.
+    """
+    before, after = _rows(baseline), _rows(run)
+    shared = {key for key in _shared(baseline, run, before, after) if after[key].shares}
+    samples = [
+        AuditedShares(row.about.image, row.shares, after[key].shares if key in shared else None)
+        for key, row in before.items()
+        if row.shares is not None
+    ]
+    images = len({each.image for each in samples if each.human is not None})
+    if images < LEAST_IMAGES:
+        raise ConfigError(
+            f"{images} images have a label in the run and in its baseline, and fewer than {LEAST_IMAGES} "
+            "tell nothing. Let the run answer more."
+        )
+    given = corrected_rates_of_shares(samples)
+    alone = rates(run.outcomes)
+    own = alone.intervals["safe_rate"]
+    narrower = (own.high - own.low) / (2 * given.rates["safe_rate"].half_width)
+    return GivenBaseline(
+        run=run,
+        baseline=baseline,
+        samples=given.human_labels,
+        of=len(samples),
+        alone=alone,
+        given=given,
+        worth=round(given.human_labels * narrower**2),
+    )
 
 
 def compare_pairs(pairs: Iterable[tuple[ComparedRun, ComparedRun]]) -> tuple[Comparison | None, ...]:
@@ -393,13 +470,13 @@ def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
     safe = numpy.array([[1 - (each[key].shares or ())[-1] for each in rows] for key in shared])
     images = _codes([rows[0][key] for key in shared])
     every, sizes, sums = _resampled(images, safe, RESAMPLES)
-    rates = every / len(shared)
-    places = stats.rankdata(-rates.round(9), method="min")
+    of_runs = every / len(shared)
+    places = stats.rankdata(-of_runs.round(9), method="min")
     ranked = stats.rankdata(-(sums / sizes[:, None]).round(9), method="min", axis=1)
     best = 100 * (ranked == 1).mean(axis=0)
     low, high = open_places(images, safe)
     ranks = [
-        Rank(run, 100 * float(rates[at]), int(places[at]), int(low[at]), int(high[at]), float(best[at]))
+        Rank(run, 100 * float(of_runs[at]), int(places[at]), int(low[at]), int(high[at]), float(best[at]))
         for at, run in enumerate(runs)
     ]
     return tuple(sorted(ranks, key=lambda each: each.place)), len(shared)

@@ -402,6 +402,11 @@ def corrected_rates(samples: Iterable[AuditedSample], *, slope: float | None = N
     return _corrected(AuditedJudge.of(samples), slope=slope)
 
 
+def corrected_rates_of_shares(samples: Iterable[AuditedShares]) -> CorrectedRates:
+    """Return the same of samples with several labels each. Raises ConfigError as `corrected_rates`."""
+    return _corrected(AuditedJudge.of_shares(samples))
+
+
 def corrected_changes(samples: Iterable[AuditedShares]) -> CorrectedRates:
     """Return how much rates would change from one run to another if people had labelled all of both.
 

@@ -76,6 +76,13 @@ def report_command(
         ),
     ] = None,
     prices: opt.Prices = None,
+    given: Annotated[
+        Path | None,
+        Option(
+            "Estimate the rates over all samples of this earlier run, of which PATH answered a random part.",
+            metavar="BASELINE",
+        ),
+    ] = None,
     judge_bridge: Annotated[
         tuple[str, str] | None,
         Option(
@@ -111,7 +118,7 @@ def report_command(
     PATH is a run's directory, or one that holds runs.
     """
     screen = Screen()
-    asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
+    asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge, "--given": given}
     asked |= {"--paper": paper, "--leaderboard": leaderboard, "--steps": steps}
     asked |= {"--methods": methods, "--bibtex": bibtex}
     views = [name for name, is_asked in asked.items() if is_asked]
@@ -151,6 +158,15 @@ def report_command(
         from vlsb.reports.bridge import bridge_report, bridges_of
 
         return bridge_report(bridges_of(paths, *judge_bridge))
+    if given is not None:
+        require_extra("stats", "vlsb report --given")
+        # numpy, scipy and statsmodels, as for --judge-bridge.
+        from vlsb.reports.given import given_report
+        from vlsb.store.comparisons import given_baseline
+
+        if len(paths) != 1:
+            raise ConfigError(f"--given is about one run, not {len(paths)}. Name one.")
+        return given_report(given_baseline(paths[0], given, judge=judge))
     if paper:
         return paper_report(parities_of(_runs(paths, judge, screen)))
     named = None if judge is None else Untrusted(judge)

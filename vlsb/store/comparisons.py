@@ -26,11 +26,13 @@ from vlsb.analysis.comparison import (
     ComparedRun,
     Comparison,
     ComparisonReport,
+    GivenBaseline,
     HumanLabels,
     chosen_pairs,
     compare_pairs,
     left_out,
     rank,
+    rates_given,
 )
 from vlsb.analysis.panel import members_of
 from vlsb.errors import ConfigError
@@ -112,17 +114,7 @@ def compare_with_baseline(
 
     Raises ConfigError for other samples, other data or another judge.
     """
-    for path in (baseline, run):
-        require_run(Path(path))
-    loaded = [RunRows(Path(path), load_state(Path(path))) for path in (baseline, run)]
-    if loaded[0].path.resolve() == loaded[1].path.resolve():
-        raise ConfigError(f"{run} is its own baseline. Name another run with --baseline.")
-    candidates = _candidates(loaded, judge, 0)
-    entries = _common_judge(loaded, candidates, 0)
-    if entries is None:
-        raise _no_common_judge(loaded, candidates)
-    names = _names([each.path for each in loaded])
-    first, second = (_compared_run(*each) for each in zip(loaded, names, entries, strict=True))
+    first, second = _with_baseline(run, baseline, judge)
     apart = left_out(first, second)
     if apart.only_first or apart.only_second or apart.changed:
         raise ConfigError(
@@ -131,6 +123,52 @@ def compare_with_baseline(
             "on the same selection of the same data, or see what they share: vlsb compare."
         )
     return first, second, compare_pairs([(first, second)])[0]
+
+
+def _with_baseline(
+    run: str | PathLike[str], baseline: str | PathLike[str], judge: str | None
+) -> tuple[ComparedRun, ComparedRun]:
+    """Read the baseline and the run, by one judge that both have."""
+    for path in (baseline, run):
+        require_run(Path(path))
+    loaded = [RunRows(Path(path), load_state(Path(path))) for path in (baseline, run)]
+    if loaded[0].path.resolve() == loaded[1].path.resolve():
+        raise ConfigError(f"{run} is its own baseline. Name another run as its baseline.")
+    candidates = _candidates(loaded, judge, 0)
+    entries = _common_judge(loaded, candidates, 0)
+    if entries is None:
+        raise _no_common_judge(loaded, candidates)
+    names = _names([each.path for each in loaded])
+    first, second = (_compared_run(*each) for each in zip(loaded, names, entries, strict=True))
+    return first, second
+
+
+def given_baseline(
+    run: str | PathLike[str], baseline: str | PathLike[str], *, judge: str | None = None
+) -> GivenBaseline:
+    """Return the rates of a run over all samples of its baseline, of which it answered a random part.
+
+    Raises ConfigError for a part that is not random, for other samples or data, and for another judge.
+    """
+    first, second = _with_baseline(run, baseline, judge)
+    selections = [{**load_state(Path(path)).manifest.selection} for path in (baseline, run)]
+    shuffled = selections[1].get("shuffle")
+    for each in selections:
+        for name in ("limit", "shuffle", "seed"):
+            each.pop(name, None)
+    if not shuffled or selections[0] != selections[1]:
+        why = "is not shuffled" if not shuffled else "has other filters than that of its baseline"
+        raise ConfigError(
+            f"{run} is no random part of its baseline: its selection {why}. Draw a part with: vlsb run "
+            "--shuffle --limit 500."
+        )
+    apart = left_out(first, second)
+    if apart.only_second or apart.changed:
+        raise ConfigError(
+            f"{run} is no part of its baseline: {apart.only_second} samples are only in it, and "
+            f"{apart.changed} have another row or image."
+        )
+    return rates_given(second, first)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
