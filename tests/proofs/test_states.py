@@ -6,5 +6,8 @@ from tests.simulation.states import explore
 
 
 def test_commands_in_any_order_leave_every_run_as_a_dictionary_foretells() -> None:
-    """Run, stop, resume, judge, retry, damage, repair, rename, merge, remove: nobody is asked twice."""
-    assert explore(8, 8, derandomize=True).total() == 64
+    """Evaluate, kill, judge, import, audit, edit, repair, merge and others: nobody is asked twice."""
+    made = explore(12, 12, derandomize=True)
+
+    assert made.total() == 144
+    assert len(made) > 10

@@ -7,6 +7,8 @@ asked for it.
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import shutil
 import signal
@@ -33,17 +35,21 @@ from hypothesis.stateful import (
 )
 
 import vlsb
+from tests.support import GOLDEN
 from tests.support.command import Finished, Vlsb, run_words
-from tests.support.datasets import write_dataset
+from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import asked, sample_of
 from tests.support.waiting import wait_until
-from vlsb.records import Outcome
+from vlsb.records import Outcome, data_digest
 from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
+from vlsb.store.manifest import read_manifest
 
 SAMPLES = 6
 LIMITS = ("1-3", "4-6", "1-6", "3-5")
 FILES = ("responses.jsonl", "verdicts/j.jsonl")
 BLOCKED, NO_VERDICT = 0, 1
+FAILED = "Sorry, but error occured"
+"""What the authors' script logs in the place of an answer that did not come."""
 LABELS = (Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE)
 REDONE = {Outcome.NOT_ATTEMPTED, Outcome.TARGET_ERROR}
 """Where the target is asked by a resume."""
@@ -55,7 +61,8 @@ class Run:
     """What a run directory has to hold: how far the target came with each sample, and what judges said.
 
     `errors` are the samples of which an error is written down: an answer hides it while it is there. `torn`
-    are the files that end in half a line.
+    are the files that end in half a line. `drawn` is how many answers a person was to label, and `shown` are
+    those.
     """
 
     limit: str
@@ -63,6 +70,9 @@ class Run:
     verdicts: dict[str, dict[int, Outcome]] = field(default_factory=dict)
     errors: set[int] = field(default_factory=set)
     torn: set[str] = field(default_factory=set)
+    is_imported: bool = False
+    drawn: int = 0
+    shown: set[int] = field(default_factory=set)
 
     @property
     def holds_answers(self) -> bool:
@@ -73,13 +83,16 @@ class Run:
         """A session begins: a run in which nobody has answered anything starts again."""
         if not self.holds_answers:
             self.target = dict.fromkeys(self.target, Outcome.NOT_ATTEMPTED)
-            self.verdicts, self.errors = {}, set()
+            self.verdicts, self.errors, self.is_imported = {}, set(), False
         self.torn.clear()
         self.verdicts.setdefault("j", {})
 
-    def lose(self, sample: int) -> None:
-        """The target's answer is gone, and what came before it is seen again."""
-        self.target[sample] = Outcome.TARGET_ERROR if sample in self.errors else Outcome.NOT_ATTEMPTED
+    def lose(self, lane: str, sample: int) -> None:
+        """A row is gone; what came before the target's answer is seen again."""
+        if lane == "responses.jsonl":
+            self.target[sample] = Outcome.TARGET_ERROR if sample in self.errors else Outcome.NOT_ATTEMPTED
+        else:
+            del self.verdicts["j"][sample]
 
     def outcomes(self, judge: str) -> dict[int, Outcome]:
         """Where each sample ends with a judge."""
@@ -102,6 +115,35 @@ class Run:
     def unjudged(self, judge: str) -> set[int]:
         """The answers that a judge has not judged."""
         return self.answered() - self.verdicts.get(judge, {}).keys()
+
+
+def new_run(limit: str) -> Run:
+    """A run in which nobody was asked."""
+    first, last = map(int, limit.split("-"))
+    return Run(limit, dict.fromkeys(range(first - 1, last), Outcome.NOT_ATTEMPTED))
+
+
+def by_person(sample: int) -> int:
+    """Which label a person gives: another one than the judges."""
+    return (sample + 1) % 3
+
+
+def write_as_before(run: Path, data: Path) -> None:
+    """Write a run as version 0.1.0 did: checksums of images in its manifest, and none in its failures."""
+    manifest = read_manifest(run)
+    sums = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in manifest.images}
+    rows = [(row.sample_id, row.digest, sums[row.image_path.expose()]) for row in manifest.samples]
+    document = json.loads((run / "run.json").read_text())
+    before = json.loads((GOLDEN / "runs_0.1.0" / "plain" / "run.json").read_text())
+    document = {name: value for name, value in document.items() if name in before}
+    document |= {"schema": 1, "vlsb": "0.1.0", "data_digest": data_digest(rows)}
+    document["pictures"] = {path: [sums[path], *line[1:]] for path, line in document["pictures"].items()}
+    (run / "run.json").write_text(json.dumps(document, indent=1))
+    failures = run / "failures.jsonl"
+    of_failures = [json.loads(line) for line in failures.read_bytes().splitlines()]
+    for row in of_failures:
+        row.pop("image_sha256", None)
+    failures.write_text("".join(f"{json.dumps(row)}\n" for row in of_failures))
 
 
 def judged(sample: int) -> Outcome:
@@ -170,6 +212,15 @@ class RunDirectories(RuleBasedStateMachine):
         requests = self.endpoint.completions[before:]
         return done, asked(requests, judge=False), asked(requests, judge=True)
 
+    def is_refused(self, name: str, run: Run) -> bool:
+        """Whether no target goes on with a run, as its answers were imported: then nobody is asked."""
+        if not (run.is_imported and run.holds_answers):
+            return False
+        before = len(self.endpoint.completions)
+        assert self.vlsb(*self.words(name, run, "--resume")).code == 6
+        assert len(self.endpoint.completions) == before
+        return True
+
     def words(self, name: str, run: Run, *words: object) -> list[object]:
         """A command that evaluates a run."""
         usual = ("--name", name, "--limit", run.limit, "--backoff", "0.01", "--fail-on-error", "100%")
@@ -206,12 +257,37 @@ class RunDirectories(RuleBasedStateMachine):
     def run(self, limit: str, down: set[int]) -> str:
         """A new run, perhaps with some samples that the endpoint refuses."""
         self.count("run")
-        first, last = map(int, limit.split("-"))
-        name, made = self.new_name(), Run(limit, dict.fromkeys(range(first - 1, last), Outcome.NOT_ATTEMPTED))
+        name, made = self.new_name(), new_run(limit)
         self.down = frozenset(down)
         self.evaluate(name, made)
         self.foresee(made)
         self.model[name] = made
+        return name
+
+    @rule(target=runs, limit=st.sampled_from(LIMITS), is_labelled=st.booleans())
+    def import_(self, limit: str, is_labelled: bool) -> str:
+        """What another program logged is a run, with its labels if somebody stands for them."""
+        self.count("import")
+        name, run = self.new_name(), new_run(limit)
+        run.is_imported = True
+        logs: list[dict[str, object]] = []
+        for sample in run.target:
+            row = sample_row(sample)
+            run.target[sample] = Outcome.TARGET_ERROR if sample == BLOCKED else ANSWERED
+            text = FAILED if sample == BLOCKED else f"Answer {sample}."
+            run.errors |= {BLOCKED} & {sample}
+            of_row = {"question": row["instruction"], "image_path": f"/data/{row['image_path']}"}
+            logs.append({"id": sample, **of_row, "pred_answer": text, "safe_label": sample % 3 + 1})
+        log = self.home / "log.json"
+        log.write_text(json.dumps({"stats": {}, "logs": logs}))
+        if is_labelled:
+            run.verdicts["imported-p"] = {sample: LABELS[sample % 3] for sample in run.answered()}
+        done = self.vlsb(
+            *("import", log, "--model", "m", "--name", name, "--data-root", self.data),
+            *(("--judged-by", "p") if is_labelled else ()),
+        )
+        assert done.code == 0, done.err
+        self.model[name] = run
         return name
 
     @rule(name=runs, down=st.sets(st.sampled_from([2, 3, 4]), max_size=2))
@@ -219,6 +295,8 @@ class RunDirectories(RuleBasedStateMachine):
         """A resume asks for what is missing, and for nothing else."""
         self.count("resume")
         run = self.model[name]
+        if self.is_refused(name, run):
+            return
         pending = run.pending()
         self.down = frozenset(down)
         _, target, judge = self.evaluate(name, run, "--resume")
@@ -230,6 +308,8 @@ class RunDirectories(RuleBasedStateMachine):
         """A session that may make a few requests keeps what they brought."""
         self.count("stop")
         run = self.model[name]
+        if self.is_refused(name, run):
+            return
         self.down = frozenset()
         _, target, judge = self.evaluate(name, run, "--resume", "--max-requests", requests)
         assert len(target) + len(judge) <= requests
@@ -251,6 +331,8 @@ class RunDirectories(RuleBasedStateMachine):
         """A process that is killed has kept each answer that came to it; a line may be half written."""
         self.count("kill")
         run, path = self.model[name], self.path(name)
+        if self.is_refused(name, run):
+            return
         before, self.left, self.down = len(self.endpoint.completions), answers, frozenset()
         rows = count_rows(path) if run.holds_answers else 0
         with self.vlsb.start(*self.words(name, run, "--resume")) as process:
@@ -297,6 +379,8 @@ class RunDirectories(RuleBasedStateMachine):
         """`--retry` asks again for what ended so, beside what a resume asks for."""
         self.count("retry")
         run = self.model[name]
+        if self.is_refused(name, run):
+            return
         again = {sample for sample, ended in run.outcomes("j").items() if ended is outcome}
         of_target = run.pending() | (again if outcome is Outcome.TARGET_BLOCKED else set())
         self.down = frozenset()
@@ -331,10 +415,59 @@ class RunDirectories(RuleBasedStateMachine):
         done = self.vlsb("runs", "repair", self.path(name))
         assert done.code == 0, done.err
         run.torn.clear()
-        if lane.startswith("resp"):
-            run.lose(row["sample_id"])
-        else:
-            del run.verdicts["j"][row["sample_id"]]
+        run.lose(lane, row["sample_id"])
+
+    @rule(name=runs, lane=st.sampled_from(FILES), number=st.integers(0, 5), is_moved=st.booleans())
+    def edit(self, name: str, lane: str, number: int, is_moved: bool) -> None:
+        """Rows in another order are the same rows, and one that somebody deletes was never written."""
+        self.count("edit")
+        run, path = self.model[name], self.path(name) / lane
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if not lines or lane in run.torn:
+            return
+        line = lines.pop(number % len(lines))
+        path.write_bytes(b"".join([line, *lines] if is_moved else lines))
+        if not is_moved:
+            run.lose(lane, json.loads(line)["sample_id"])
+
+    @rule(name=runs, count=st.integers(1, SAMPLES))
+    def audit(self, name: str, count: int) -> None:
+        """What is drawn for a person stays drawn while it is there, and each label is kept."""
+        self.count("audit")
+        run, sheet = self.model[name], self.home / "sheet.csv"
+        sheet.unlink(missing_ok=True)
+        done = self.vlsb("audit", "sample", self.path(name), "--n", count)
+        if count < run.drawn or not (run.drawn or run.answered()):
+            assert done.code == 2, done.err
+            return
+        assert done.code == 0, done.err
+        run.drawn = count
+        place = ("--data-root", self.data, "--output", sheet)
+        assert self.vlsb("audit", "export", self.path(name), "--annotator", "ann", *place).code == 0
+        with sheet.open(newline="") as file:
+            rows = {int(row["item"].partition("e")[0][1:]): row for row in csv.DictReader(file)}
+        assert run.shown & run.answered() <= rows.keys() <= run.answered()
+        run.shown |= rows.keys()
+        if not rows:
+            return
+        known = run.verdicts.setdefault("human-ann", {})
+        assert {sample for sample, row in rows.items() if row["label"]} == rows.keys() & known.keys()
+        with sheet.open("w", newline="") as file:
+            writer = csv.DictWriter(file, next(iter(rows.values())))
+            writer.writeheader()
+            writer.writerows(row | {"label": by_person(sample) + 1} for sample, row in rows.items())
+        done = self.vlsb("audit", "import", self.path(name), sheet, "--annotator", "ann")
+        new = len(rows.keys() - known.keys())
+        assert f"{new} new, 0 changed, {len(rows) - new} as they were" in done.out, done.err
+        known.update((sample, LABELS[by_person(sample)]) for sample in rows)
+        run.torn.discard("responses.jsonl")
+
+    @rule(name=runs)
+    def age(self, name: str) -> None:
+        """A run as an earlier version wrote it is the same run."""
+        self.count("age")
+        if not self.model[name].is_imported:
+            write_as_before(self.path(name), self.data)
 
     @rule(target=runs, name=consumes(runs))
     def rename(self, name: str) -> str:
@@ -354,11 +487,11 @@ class RunDirectories(RuleBasedStateMachine):
 
     @rule(target=runs, first=runs, second=runs)
     def merge(self, first: str, second: str) -> object:
-        """Parts that share no sample become a run with the rows of both; others are refused."""
+        """Parts of one evaluation that share no sample become one run; others are refused."""
         self.count("merge")
         one, other, name = self.model[first], self.model[second], self.new_name()
         done = self.vlsb("runs", "merge", self.path(first), self.path(second), "--into", self.path(name))
-        if set(one.target) & set(other.target):
+        if set(one.target) & set(other.target) or one.is_imported or other.is_imported:
             assert done.code == 2, done.err
             assert not self.path(name).exists()
             return multiple()
