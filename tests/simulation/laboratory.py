@@ -21,8 +21,6 @@ from tests.simulation.world import quietly
 
 A_PIECE = 50
 TELLS_EVERY = 1000
-# Something of each session that was killed stays in memory: then a new process goes on.
-PIECES_A_PROCESS = 40
 # Sets of words are walked through in the order of their hashes: each process has to have the same.
 HASHES = {"PYTHONHASHSEED": "0"}
 
@@ -129,9 +127,7 @@ def explore(first: int, count: int | None, *, until: float, processes: int, stop
     waiting: set[Future[Explored]] = set()
     with tempfile.TemporaryDirectory(dir=memory()) as directory:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            processes, context, _open, (directory,), max_tasks_per_child=PIECES_A_PROCESS
-        ) as pool:
+        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
             for piece in _pieces(first, count, until):
                 if stops and total.problems:
                     break
