@@ -1,7 +1,7 @@
 """Defects of kinds that this project has had, planted in a copy of the program: does a seed find each?
 
-`python -m tests.simulation.planted [--seeds N] [NAME...]` prints the seed that finds each, and exits with 1
-if one is not found. A generator that finds none of them would be the defect.
+`python -m tests.simulation.planted [--seeds N] [--processes N] [NAME...]` prints the seed that finds each,
+and exits with 1 if one is not found. A generator that finds none of them would be the defect.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ PLANTED = {
 }
 
 
-def find(defect: Planted, seeds: int) -> tuple[str, str]:
+def find(defect: Planted, seeds: int, processes: int) -> tuple[str, str]:
     """Plant a defect and explore; the line of the first seed that finds it, and the summary."""
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -172,7 +172,15 @@ def find(defect: Planted, seeds: int) -> tuple[str, str]:
         for name in ("tests", "servers"):
             (home / name).symlink_to(ROOT / name)
         defect.plant(home / "vlsb")
-        words = [sys.executable, "-m", "tests.simulation", str(seeds), "--stop"]
+        words = [
+            sys.executable,
+            "-m",
+            "tests.simulation",
+            str(seeds),
+            "--stop",
+            "--processes",
+            str(processes),
+        ]
         ended = subprocess.run(
             words,
             cwd=home,
@@ -192,10 +200,11 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="planted", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="some of them (default: all)")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args(words)
     unfound = 0
     for name in asked.names or PLANTED:
-        line, summary = find(PLANTED[name], asked.seeds)
+        line, summary = find(PLANTED[name], asked.seeds, asked.processes)
         unfound += not line
         print(f"{name}: {line or 'NOT FOUND'}  [{summary}]", flush=True)
     return 1 if unfound else 0
