@@ -307,14 +307,14 @@ def classify_error(
         return decide(Fault.RUN_FATAL, error=AuthenticationError)
     if status == 404:
         return decide(Fault.RUN_FATAL, "not_found", error=UnknownModelError)
+    is_final = headers.get("x-should-retry", "").strip().lower() == "false"
+    wait = retry_after_s(headers, now=now)
     if (status == 429 and "overloaded_error" not in words) or "servicequotaexceededexception" in words:
-        wait = retry_after_s(headers, now=now) or _retry_delay(error)
-        if headers.get("x-should-retry", "").strip().lower() == "false":
+        if is_final:
             return decide(Fault.ITEM_PERMANENT)
-        return decide(Fault.RATE_LIMITED, retry_after_s=wait)
+        return decide(Fault.RATE_LIMITED, retry_after_s=wait or _retry_delay(error))
     if "overloaded_error" in words or status in _TRANSIENT_STATUS or 500 <= status < 600:
-        is_final = status in _PERMANENT_5XX or headers.get("x-should-retry", "").strip().lower() == "false"
-        wait = retry_after_s(headers, now=now)
+        is_final = is_final or status in _PERMANENT_5XX
         return decide(Fault.ITEM_PERMANENT if is_final else Fault.TRANSIENT, retry_after_s=wait)
     if words & _CONTEXT or _CONTEXT_WORDS.search(error.text):
         return decide(Fault.ITEM_PERMANENT, "context")

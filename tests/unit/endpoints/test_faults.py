@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -12,10 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlsb.config import Endpoint, Party
 from vlsb.endpoints.completions import CompletionContent, read_completion, read_usage
-from vlsb.endpoints.credentials import safe_code
-from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
-from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError
+from vlsb.endpoints.credentials import REDACTED, Redactor, Secret, safe_code
+from vlsb.endpoints.faults import (
+    Decision,
+    ErrorBody,
+    Fault,
+    ReplyTooLarge,
+    classify,
+    classify_error,
+    fatal_error,
+    without_secrets,
+)
+from vlsb.errors import (
+    AuthenticationError,
+    ConfigError,
+    QuotaError,
+    UnknownModelError,
+    UnreachableError,
+    VlsbError,
+)
 from vlsb.records import Untrusted, Usage, is_cut
 
 NOW = 1696004797.0
@@ -192,6 +210,7 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
             gemini("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
             LIMITED,
             retry_after_s=34.0,
+            code="resource_exhausted",
         ),
         row(
             "A05-anthropic-limit",
@@ -234,6 +253,14 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
             retry_after_s=55.0,
         ),
         row("A17-limit-without-anything", 429, b"", LIMITED, retry_after_s=None),
+        row(
+            "A17-limit-until-a-date",
+            503,
+            b"",
+            TRANSIENT,
+            headers={"retry_after": "Fri, 29 Sep 2023 16:27:07 GMT"},
+            retry_after_s=30.0,
+        ),
         *(
             row(f"A18-{status}", status, b"<html>error</html>", TRANSIENT, code=f"http_{status}")
             for status in (500, 502, 503, 504, 520, 521, 522, 523, 524)
@@ -275,7 +302,7 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
                 {
                     "error": {
                         "code": 400,
-                        "message": "API key not valid.",
+                        "message": "Its credentials were turned down.",
                         "status": "INVALID_ARGUMENT",
                         "details": [{"@type": "ErrorInfo", "reason": "API_KEY_INVALID"}],
                     }
@@ -299,6 +326,20 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
             code="blocked_input",
             ends_as="blocked",
         ),
+        row("A34-flagged", 403, openrouter(403, "No", flagged_input="how"), BLOCKED, code="blocked_input"),
+        row("A34-for-reasons", 403, openrouter(403, "No", reasons=["x"]), BLOCKED, code="blocked_input"),
+        row("A34-a-router", 403, openrouter(403, "No", provider_name="x"), FATAL, error=AuthenticationError),
+        row(
+            "A35-a-model-that-this-account-may-not-use",
+            403,
+            openai(
+                "model_not_found", "Project `p` does not have access to model `x`", "invalid_request_error"
+            ),
+            FATAL,
+            error=UnknownModelError,
+            code="unknown_model",
+        ),
+        row("A35-no-such-page", 404, b"", FATAL, error=UnknownModelError, code="not_found"),
         row(
             "A35-openai-model",
             404,
@@ -360,6 +401,13 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
             "A36-openai-by-its-words",
             400,
             openai(None, "Your request was blocked by our safety rules.", "invalid_request_error"),
+            BLOCKED,
+            code="blocked_input",
+        ),
+        row(
+            "A36-the-safety-system",
+            400,
+            openai(None, "Your request was rejected by our safety system.", "image_generation_user_error"),
             BLOCKED,
             code="blocked_input",
         ),
@@ -464,6 +512,8 @@ def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
         row("A64-vllm-500", 500, vllm(500, "InternalServerError", "no"), TRANSIENT),
         row("A64-vllm-old-500", 500, vllm_old(500, "InternalServerError", "no"), TRANSIENT),
         row("A64-vllm-501", 501, vllm(501, "NotImplementedError", "no"), PERMANENT),
+        row("A64-a-status-that-does-not-exist", 600, b"", PERMANENT, code="http_600"),
+        row("C32-a-choice-of-places", 300, b"", FATAL, headers={"location": "https://x/"}, code="redirect"),
         row("C32-redirect", 308, b"", FATAL, headers={"location": "https://elsewhere/"}, code="redirect"),
     ],
 )
@@ -480,7 +530,17 @@ def test_the_hint_not_to_retry_holds_for_a_rate_limit_too():
     """A21: `x-should-retry: false` is honoured, whatever the status."""
     limit = openai("rate_limit_exceeded", "no", "requests")
 
-    assert not decide(reply(429, limit, x_should_retry="false")).is_retryable
+    assert decide(reply(429, limit, x_should_retry="false")).fault is PERMANENT
+
+
+def test_headers_are_read_from_a_plain_mapping_in_small_letters_too():
+    def decide_by(status: int, headers: dict[str, str]) -> Decision:
+        return classify_error(status, ErrorBody(), headers, now=NOW)
+
+    assert decide_by(429, {"x-should-retry": "false"}).fault is PERMANENT
+    assert decide_by(503, {"x-should-retry": "false"}).fault is PERMANENT
+    assert decide_by(307, {"location": "https://elsewhere/"}).message.expose() == "https://elsewhere/"
+    assert decide_by(429, {}).message.expose() == ""
 
 
 def test_a_router_shows_what_its_upstream_said():
@@ -488,6 +548,7 @@ def test_a_router_shows_what_its_upstream_said():
 
     assert UPSTREAM["raw"] in message
     assert UPSTREAM["provider_name"] in message
+    assert decide(reply(429, openrouter(429, "", raw="x" * 900))).message.expose() == "x" * 500
 
 
 def test_the_azure_prompt_filter_keeps_its_categories():
@@ -495,6 +556,12 @@ def test_the_azure_prompt_filter_keeps_its_categories():
 
     assert details is not None
     assert details["content_filter_result"]["hate"] == {"filtered": True, "severity": "high"}
+
+
+def test_a_filter_that_names_no_categories_has_no_details():
+    error = {"code": "content_filter", "innererror": {"content_filter_result": "hate"}}
+
+    assert decide(reply(400, {"error": error})).details is None
 
 
 def test_a_redirect_says_where_to():
@@ -509,27 +576,33 @@ def test_a_body_without_a_message_is_quoted_by_its_start_only():
 
 
 @pytest.mark.parametrize(
-    ("kind", "has_succeeded", "attempt", "fault"),
+    ("kind", "has_succeeded", "attempt", "fault", "code"),
     [
-        pytest.param(httpx.ConnectError, True, 5, TRANSIENT, id="A22-after-a-success"),
-        pytest.param(httpx.ConnectError, False, 1, TRANSIENT, id="A22-first-attempt"),
-        pytest.param(httpx.ConnectError, False, 2, FATAL, id="A22-second-attempt-without-success"),
-        pytest.param(httpx.ConnectTimeout, False, 2, FATAL, id="A22-no-connection-in-time"),
-        pytest.param(httpx.ProxyError, False, 2, FATAL, id="A22-the-proxy-has-no-connection"),
-        pytest.param(httpx.ReadTimeout, False, 9, TRANSIENT, id="A23-timeout"),
-        pytest.param(httpx.ReadError, False, 9, TRANSIENT, id="A26-closed"),
-        pytest.param(httpx.WriteError, False, 9, TRANSIENT, id="A26-closed-while-sending"),
-        pytest.param(httpx.RemoteProtocolError, False, 9, TRANSIENT, id="protocol"),
-        pytest.param(httpx.DecodingError, False, 9, TRANSIENT, id="decoding"),
-        pytest.param(ReplyTooLarge, False, 1, BAD, id="C36-too-large"),
+        pytest.param(httpx.ConnectError, True, 5, TRANSIENT, "connect", id="A22-after-a-success"),
+        pytest.param(httpx.ConnectError, False, 1, TRANSIENT, "connect", id="A22-first-attempt"),
+        pytest.param(
+            httpx.ConnectError, False, 2, FATAL, "unreachable", id="A22-second-attempt-without-success"
+        ),
+        pytest.param(httpx.ConnectTimeout, False, 2, FATAL, "unreachable", id="A22-no-connection-in-time"),
+        pytest.param(httpx.ProxyError, False, 2, FATAL, "unreachable", id="A22-the-proxy-has-no-connection"),
+        pytest.param(httpx.ReadTimeout, False, 9, TRANSIENT, "timeout", id="A23-timeout"),
+        pytest.param(httpx.ReadError, False, 9, TRANSIENT, "closed", id="A26-closed"),
+        pytest.param(httpx.WriteError, False, 9, TRANSIENT, "closed", id="A26-closed-while-sending"),
+        pytest.param(httpx.RemoteProtocolError, False, 9, TRANSIENT, "protocol", id="protocol"),
+        pytest.param(httpx.DecodingError, False, 9, TRANSIENT, "protocol", id="decoding"),
+        pytest.param(ReplyTooLarge, False, 1, BAD, "body_too_large", id="C36-too-large"),
     ],
 )
-def test_a_transport_fault_leads_to_the_right_decision(kind, has_succeeded, attempt, fault):
+def test_a_transport_fault_leads_to_the_right_decision(kind, has_succeeded, attempt, fault, code):
     happened = kind("what the stack said")
     decision = decide(happened, has_succeeded=has_succeeded, attempt=attempt)
 
-    assert decision.fault is fault
+    assert (decision.fault, decision.code) == (fault, code)
     assert decision.message.expose() == "what the stack said"
+
+
+def test_a_fault_without_a_word_has_its_kind_for_a_message():
+    assert decide(httpx.ReadTimeout("")).message.expose() == "ReadTimeout"
 
 
 @pytest.mark.parametrize("has_succeeded", [pytest.param(True, id="A22-after-a-success"), False])
@@ -539,6 +612,7 @@ def test_a_certificate_that_does_not_fit_ends_the_run_at_once(has_succeeded):
     decision = decide(happened, has_succeeded=has_succeeded)
 
     assert (decision.fault, decision.code) == (FATAL, "certificate")
+    assert decision.message.expose() == "what the stack said"
 
 
 def test_an_unreachable_host_is_a_matter_of_configuration():
@@ -546,6 +620,158 @@ def test_an_unreachable_host_is_a_matter_of_configuration():
     decision = decide(happened, has_succeeded=False, attempt=2)
 
     assert (decision.code, decision.error) == ("unreachable", ConfigError)
+
+
+# What may be stored of it, and what ends a run.
+
+
+KEY = "sk-" + "abcdefgh01234567" * 2
+REDACTOR = Redactor([Secret(KEY)])
+
+
+def test_no_key_is_in_anything_that_is_stored_of_a_decision():
+    decision = Decision(
+        FATAL,
+        KEY,
+        Untrusted(f"wrong key {KEY}"),
+        status=401,
+        param=KEY,
+        usage=Usage(1, 2),
+        text=Untrusted(f"It is {KEY}."),
+        details={"given": [KEY], "count": 3},
+    )
+
+    stored = without_secrets(decision, REDACTOR)
+
+    assert stored.message.expose() == f"wrong key {REDACTED}"
+    assert (stored.code, stored.param) == ("redacted", "redacted")
+    assert stored.text == Untrusted(f"It is {REDACTED}.")
+    assert stored.details == {"given": [REDACTED], "count": 3}
+    assert (stored.fault, stored.status, stored.usage) == (FATAL, 401, Usage(1, 2))
+
+
+def test_what_holds_no_key_is_stored_as_it_came():
+    decision = Decision(BAD, "no_choices", Untrusted("nothing"), param="n", details={"why": ["a", 1]})
+
+    assert without_secrets(decision, REDACTOR) == decision
+    assert without_secrets(replace(decision, details=None), REDACTOR) == replace(decision, details=None)
+
+
+def test_a_hostile_endpoint_does_not_fill_the_disk():
+    long = {"x": "y" * (4000 - len('{"x":""}'))}
+    decision = Decision(BAD, "no_choices", Untrusted("z" * 9000), details=long)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    assert without_secrets(decision, REDACTOR).message.expose() == "z" * 2000
+    assert without_secrets(decision, REDACTOR).details == long
+    assert without_secrets(replace(decision, details={"x": long["x"] + "y"}), REDACTOR).details is None
+    assert without_secrets(replace(decision, details={"x": deep}), REDACTOR).details is None
+
+
+TARGET = Party("target", Endpoint("llama-3", "http://localhost:8000/v1", "MY_KEY"))
+JUDGE = Party("judge", Endpoint("gpt-4o", "https://api.example.com/v1"))
+WITH_HEADER = Party("target", Endpoint("m", "https://api.example.com/v1", headers=(("x-key", "MY_HEADER"),)))
+
+
+def ends(decision: Decision, party: Party = TARGET, models: Sequence[str] = (), **more: Any) -> VlsbError:
+    return fatal_error(decision, party, models, REDACTOR, **more)
+
+
+def fatal(code: str, error: type[VlsbError] = ConfigError, message: str = "No.") -> Decision:
+    return Decision(FATAL, code, Untrusted(message), error=error)
+
+
+def test_a_model_that_does_not_exist_is_told_with_the_nearest_that_do():
+    listed = ["llama-3-8b", "llama-3.1", "llama-3.2", "llama-33", "phi"]
+    unknown = fatal("unknown_model", UnknownModelError)
+
+    error = ends(unknown, models=listed)
+
+    assert type(error) is UnknownModelError
+    assert str(error) == "target llama-3 at localhost:8000: no such model. Check --model."
+    assert error.detail is not None
+    assert error.detail.expose() == "No. It lists: llama-33, llama-3.2, llama-3.1"
+    far = ends(unknown, JUDGE, ["a", "b", "c", KEY])
+    assert far.detail is not None
+    assert far.detail.expose() == "No. It lists: a, b, c"
+    assert "Check --judge." in str(far)
+    only_key = ends(unknown, JUDGE, [KEY])
+    assert only_key.detail is not None
+    assert KEY not in only_key.detail.expose()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[Errno 111] Connection refused", "connection refused"),
+        ("[Errno -2] Name or service not known", "no such host"),
+        ("timed out", "no connection in time"),
+    ],
+)
+def test_a_place_without_a_server_is_named_in_plain_words_alone(text, words):
+    error = ends(fatal("unreachable", message=text))
+
+    assert type(error) is UnreachableError
+    assert str(error) == f"target llama-3 at localhost:8000: {words}. Check --base-url."
+    assert error.detail is None
+
+
+def test_what_nobody_has_words_for_is_told_as_the_system_says_it():
+    error = ends(fatal("unreachable", message="the moon is full"), JUDGE)
+
+    assert str(error) == "judge gpt-4o at api.example.com: no connection. Check --judge-base-url."
+    assert error.detail == Untrusted("the moon is full")
+
+
+def test_only_what_cannot_be_reached_has_its_reason_in_our_words():
+    error = ends(fatal("http_400", message="connection refused by policy"))
+
+    assert type(error) is ConfigError
+    assert str(error) == "target llama-3 at localhost:8000: request failed (http_400). Check --base-url."
+    assert error.detail == Untrusted("connection refused by policy")
+
+
+def test_a_base_url_that_answers_beside_the_given_one_is_proposed():
+    found = ends(fatal("not_found", UnknownModelError), JUDGE, better_url="https://api.example.com/api/v1")
+
+    assert found.advice == "Did you mean --judge-base-url https://api.example.com/api/v1?"
+
+
+@pytest.mark.parametrize(
+    ("party", "what", "advice"),
+    [
+        (
+            TARGET,
+            "authentication failed (http_401)",
+            "Check the key in MY_KEY and its rights, or name another variable with --api-key-env.",
+        ),
+        (
+            JUDGE,
+            "authentication failed, and no key was sent (http_401)",
+            "Name the variable that holds its key with --judge-api-key-env.",
+        ),
+        (
+            WITH_HEADER,
+            "authentication failed (http_401)",
+            "Check the key and its rights, or name another variable with --api-key-env.",
+        ),
+    ],
+)
+def test_a_key_that_does_not_open_is_named_by_its_variable(party, what, advice):
+    error = ends(fatal("http_401", AuthenticationError), party)
+
+    assert error.message == f"{party}: {what}"
+    assert error.advice == advice
+
+
+def test_an_account_without_money_is_told_to_add_some():
+    error = ends(fatal("insufficient_quota", QuotaError), JUDGE)
+
+    assert type(error) is QuotaError
+    assert error.message.endswith("quota or billing (insufficient_quota)")
+    assert error.advice == "Add credit, or pass another key's variable with --judge-api-key-env."
 
 
 # A success that is none.
