@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mutants.listing import PAGE, PROJECT, Module, Survivor, read, table, write
+from tests.mutants.listing import PAGE, PROJECT, TABLE_HEAD, Module, Survivor, read, table, write
 from tests.mutants.planting import Mutant, plant
 
 COPIED = ("vlsb", "tests", "servers")
@@ -130,10 +130,10 @@ def main(words: Sequence[str]) -> int:
 
 def store(module: Module) -> None:
     """Put a module's score into the list and onto the page."""
-    before = read()
-    modules = before | {module.path: module}
+    modules = read() | {module.path: module}
     write(modules)
-    PAGE.write_text(PAGE.read_text("utf-8").replace(table(before), table(modules)), "utf-8")
+    before, _, rest = PAGE.read_text("utf-8").partition(TABLE_HEAD)
+    PAGE.write_text(before + table(modules) + rest[rest.index("\n\n") + 1 :], "utf-8")
 
 
 sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 PROJECT = Path(__file__).parents[2]
 PAGE = PROJECT / "docs" / "explanation" / "reliability.md"
 LIST = Path(__file__).with_name("modules.toml")
+TABLE_HEAD = "|module|faults|noticed, %|"
 HEAD = """\
 # What `just mutants` mutates, the tests that judge it, and every mutant that they do not notice.
 # `just mutants MODULE --write` writes it again and keeps the reasons; those of new survivors are left to you.
@@ -80,4 +81,4 @@ def table(modules: dict[str, Module]) -> str:
         f"|`{path.removeprefix('vlsb/').removesuffix('.py')}`|{module.mutants}|{module.score}|"
         for path, module in modules.items()
     ]
-    return "\n".join(["|module|faults|noticed, %|", "|---|--:|--:|", *rows]) + "\n"
+    return "\n".join([TABLE_HEAD, "|---|--:|--:|", *rows]) + "\n"
