@@ -192,6 +192,10 @@ def _open(directory: str) -> None:
     set_environment()
     home = Path(tempfile.mkdtemp(dir=directory))
     _place = home, write_data(home)
+    # The first session imports what the program imports late; later collections do not walk all of that.
+    SmallRun(home / "first", _place[1]).session(0)
+    gc.collect()
+    gc.freeze()
 
 
 def _in_place(work: Callable[[Path, Path, int], _Result], seed: int) -> _Result:
