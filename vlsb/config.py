@@ -82,6 +82,16 @@ class Sampling:
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
 
+def merged_fields(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together the fields of both, of which the others win; an object in both gets the keys of both."""
+    return dict(fields) | {
+        name: {**fields[name], **value}
+        if isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
+        else value
+        for name, value in others.items()
+    }
+
+
 SAMPLING_FIELDS = tuple(each.name for each in fields(Sampling) if each.name != "extra")
 """The fields of a request that settings of a target or a judge have, in the order of run.json."""
 

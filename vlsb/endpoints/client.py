@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import httpx
 
 from vlsb import strict_json
-from vlsb.config import Party
+from vlsb.config import Endpoint, Party
 from vlsb.dialect import Dialect, begins_thought
 from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.batch import BatchService
@@ -46,6 +46,7 @@ from vlsb.errors import (
     ImageChangedError,
     ImageError,
     UnknownModelError,
+    UnreachableError,
     machine_lack,
 )
 from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, Usage, is_cut
@@ -448,6 +449,47 @@ async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path
             advice = f"Did you mean --base-url {better_url}?"
         raise ConfigError(f"{party}: it lists no models at /models", advice=advice)
     raise fatal_error(decision, party, (), Redactor(credentials.secrets()), better_url=better_url)
+
+
+async def served_model(
+    endpoints: Sequence[Endpoint],
+    credentials: Credentials,
+    *,
+    is_named: bool,
+    ca_bundle: Path | None,
+    say: Callable[[str], None],
+) -> str:
+    """Return the target's model: of endpoints without a name their only one, which all of them must list.
+
+    One that does not answer may do so later, as long as another one does. Raises what a run would end with,
+    and ConfigError where there is no name and none or several are listed.
+    """
+    model = endpoints[0].request_model if is_named else None
+    answered = 0
+    for endpoint in endpoints:
+        party = Party("target", endpoint if is_named else replace(endpoint, model=model or ""))
+        try:
+            names = await list_models(party, credentials, ca_bundle=ca_bundle)
+        except UnreachableError as error:
+            if endpoint is endpoints[-1] and not answered:
+                raise
+            say(f"Warning: {error.message}. The others are asked until it answers.")
+            continue
+        answered += 1
+        if model is None:
+            if len(names) != 1:
+                raise ConfigError(
+                    f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
+                    detail=Untrusted(", ".join(names[:10])) if names else None,
+                )
+            model = names[0]
+        elif model not in names:
+            raise UnknownModelError(
+                f"{party}: it serves no {model}",
+                detail=Untrusted(", ".join(names[:10])),
+                advice="Every --base-url must serve the same model.",
+            )
+    return endpoints[0].model if is_named or model is None else model
 
 
 async def _url_with_version(client: httpx.AsyncClient, base_url: str) -> str | None:

@@ -110,7 +110,7 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
     target = NamedTarget.of(options)
     if target.is_local:
         target = NamedTarget.identified(options, offline=True)
-    settings = target.settings(options)
+    settings = target.settings(options, target.endpoints(options))
     if target.is_local:
         settings = _on_engine_as(settings, target.profile, engine_wishes(options), recorded)
     judges = Judges() if options.no_judge else resolve_judges(options, is_demo=options.is_demo)

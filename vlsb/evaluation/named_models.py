@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vlsb import config
-from vlsb.config import Party
-from vlsb.endpoints.client import list_models
-from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.endpoints.client import served_model
+from vlsb.endpoints.credentials import load_credentials
 from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.leases import Wanted
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.errors import ConfigError, SeveralErrors, UnknownModelError, UnreachableError, VlsbError
+from vlsb.errors import ConfigError, SeveralErrors, VlsbError
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.options import DEMO, OF_EACH_JUDGE, ONLY_ENGINES, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import SEES_BOTH, body_fields, judge_settings
-from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
+from vlsb.judging.kinds import Answers, JudgeSetup, load_judges, split_name
 from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place, safe_name
 from vlsb.models.profile import FAMILIES, ModelProfile
@@ -32,9 +31,7 @@ from vlsb.models.providers import (
     resolve_endpoint,
     thinking_fields,
 )
-from vlsb.records import Untrusted
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.manifest import is_same
 
 _Value = TypeVar("_Value")
 _Part = TypeVar("_Part")
@@ -114,12 +111,12 @@ def resolve_judges(options: RunOptions, *, is_demo: bool = False) -> Judges:
                 f"{as_flag(name)} is given {count} times for {len(names)} judges. Give it once for all, or "
                 "once for each in their order."
             )
-    in_session, kinds = judge_names(len(names)), load_judges(options.judges_dir)
-    judges = [_resolve(options, name, place, kinds) for place, name in enumerate(names)]
+    in_session = judge_names(len(names))
+    judges = [_resolve(options, name, place) for place, name in enumerate(names)]
     _require_one_place(options, [each.setup for each in judges])
     settings = [judge_settings(each.setup) for each in judges]
     for place, each in enumerate(judges):
-        if any(is_same(settings[place], earlier) for earlier in settings[:place]):
+        if settings[place] in settings[:place]:
             raise ConfigError(
                 f"--judge {each.setup.title} is given twice. Each judge labels a response once."
             )
@@ -144,14 +141,14 @@ def _require_one_place(options: RunOptions, judges: Sequence[JudgeSetup]) -> Non
         )
 
 
-def _resolve(options: RunOptions, name: str, place: int, kinds: Mapping[str, JudgeKind]) -> ResolvedJudge:
+def _resolve(options: RunOptions, name: str, place: int) -> ResolvedJudge:
     """Resolve one judge, whose name in the session is not known yet."""
     url, key = _of_judge(options.judge_base_url, place), _of_judge(options.judge_api_key_env, place)
     rpm, tpm = _of_judge(options.judge_rpm, place), _of_judge(options.judge_tpm, place)
     connections = _of_judge(options.judge_max_connections, place)
     headers = parse_headers("--judge-header", options.judge_header)
     fields = body_fields("-J", options.judge_field)
-    kind, model = split_name(name, kinds)
+    kind, model = split_name(name, load_judges(options.judges_dir))
     if kind.is_official and options.judge_template is not None:
         kind = replace(kind, template=load_template(options.judge_template))
     if kind.answers is Answers.PHRASES:
@@ -238,23 +235,53 @@ class NamedTarget:
             target = replace(target, profile=profile)
         return target
 
-    def settings(self, options: RunOptions) -> config.ModelSettings:
-        """Return how it is asked. Raises ConfigError or AccessError for a target that nobody knows."""
+    def endpoints(self, options: RunOptions) -> tuple[config.Endpoint, ...]:
+        """Return where it is asked, several for its replicas; a local model's port is known with its engine.
+
+        Raises ConfigError where an address is given twice or would get another's key, and ConfigError or
+        AccessError for a target that nobody knows.
+        """
+        if self.is_local:
+            return (config.Endpoint(self.name, ENGINE_URL),)
+        headers = parse_headers("--header", options.header)
+        first, *others = (
+            resolve_endpoint(
+                self.name or _ONLY_MODEL,
+                base_url=url,
+                key_variable=options.api_key_env,
+                headers=headers,
+                allow_http=options.allow_http,
+            )
+            for url in options.base_url or (None,)
+        )
+        urls = [first.base_url, *(each.base_url for each in others)]
+        if twice := [url for url in urls if urls.count(url) > 1]:
+            raise ConfigError(f"--base-url {twice[0]} is given twice.")
+        for other in others:
+            if other.key_variable != first.key_variable:
+                raise ConfigError(
+                    f"--base-url: {first.base_url} and {other.base_url} take different keys. Several "
+                    "addresses are replicas of one model: pass --api-key-env with the variable that holds "
+                    "the key of all."
+                )
+        return (first, *others)
+
+    def settings(self, options: RunOptions, endpoints: Sequence[config.Endpoint]) -> config.ModelSettings:
+        """Return how it is asked there. Raises ConfigError."""
         protocol, extra = self.profile.protocol, body_fields("-M", options.target_field)
-        # A local model's port is known once its engine is.
-        endpoint = config.Endpoint(self.name, ENGINE_URL)
-        if not self.is_local:
-            endpoint = _hosted_endpoint(options, self.name or _ONLY_MODEL)
+        endpoint, *others = endpoints
         if options.thinking != "auto":
-            extra = _union(thinking_fields(endpoint, thinks=options.thinking == "on"), extra)
+            switch = thinking_fields(endpoint, thinks=options.thinking == "on")
+            extra = config.merged_fields(switch, extra)
         chosen: dict[str, Any] = {
             name: value
             for name in config.SAMPLING_FIELDS
             if (value := getattr(options, name, None)) is not None
         }
+        extra = config.merged_fields(protocol.fields, extra)
         return config.ModelSettings(
             endpoint=endpoint,
-            sampling=replace(config.OFFICIAL_TARGET_SAMPLING, **chosen, extra=_union(protocol.fields, extra)),
+            sampling=replace(config.OFFICIAL_TARGET_SAMPLING, **chosen, extra=extra),
             max_connections=options.max_connections,
             rpm=options.rpm,
             tpm=options.tpm,
@@ -262,7 +289,7 @@ class NamedTarget:
             protocol=protocol,
             thinks=options.thinking == "on",
             thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
-            other_urls=() if self.is_local else _other_urls(options, endpoint),
+            other_urls=tuple(each.base_url for each in others),
         )
 
 
@@ -302,26 +329,33 @@ class NamedModels(NamedTuple):
 
 
 async def resolve_models(
-    options: RunOptions, environment: Mapping[str, str], problems: Problems
+    options: RunOptions, environment: Mapping[str, str], problems: Problems, say: Callable[[str], None]
 ) -> NamedModels:
     """Resolve the models of `vlsb run`. Raises ConfigError or AccessError; `problems` has what else is wrong.
 
-    An endpoint without a model's name is asked for its only one.
+    An endpoint without a model's name is asked for its only one, and each of several whether it has it.
     """
     # A checkpoint and templates are read from disks that may take their time.
     target = await in_thread(lambda _: NamedTarget.identified(options))
     if target.is_local and options.replicas > 1 and options.keep_server:
         raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
-    if not target.name:
+    endpoints = problems.of(lambda: target.endpoints(options), tuple[config.Endpoint, ...]())
+    if endpoints and (not target.name or len(endpoints) > 1):
         try:
-            target = replace(target, name=await only_model(options, environment))
+            credentials = load_credentials(endpoints[0], environment)
+            name = await served_model(
+                endpoints, credentials, is_named=bool(target.name), ca_bundle=options.ca_bundle, say=say
+            )
+            target = replace(target, name=name)
+            endpoints = tuple(replace(each, model=name) for each in endpoints)
         except VlsbError as error:
             problems.add(error)
+            endpoints = ()
 
     def resolve(_: OnProgress) -> NamedModels:
-        settings = problems.of(lambda: target.settings(options), None) if target.name else None
         parent = options.output_dir
         directory = problems.of(lambda: parent / run_name(options, target.name), parent)
+        settings = problems.of(lambda: target.settings(options, endpoints), None) if endpoints else None
         judges = Judges()
         if not options.no_judge:
             judges = problems.of(lambda: resolve_judges(options, is_demo=options.is_demo), judges)
@@ -339,12 +373,12 @@ def wanted_engines(
     if target is not None and target.is_local:
         wishes, is_kept = engine_wishes(options), options.keep_server
         wanted[TARGET] = Wanted(target.profile, wishes, options.replicas, is_judge=False, is_kept=is_kept)
-    for name, model in judges.local.items():
-        if target is None:
-            wanted[name] = Wanted(model, judge_wishes(options), options.replicas)
-        else:
+    if local := judges.local:
+        wishes, count = judge_wishes(options), options.replicas
+        if target is not None:
             # GPUs, settings and replicas were said of the target's engine.
-            wanted[name] = Wanted(model, replace(judge_wishes(options), gpus=GpuLease(), settings={}))
+            wishes, count = replace(wishes, gpus=GpuLease(), settings={}), 1
+        wanted |= {name: Wanted(model, wishes, count) for name, model in local.items()}
     return wanted
 
 
@@ -381,7 +415,9 @@ def hosted_target(options: RunOptions) -> config.ModelSettings | None:
     Raises ConfigError or AccessError for a target that nobody knows.
     """
     target = NamedTarget.of(options)
-    return None if target.is_local or options.is_demo else target.settings(options)
+    if target.is_local or options.is_demo:
+        return None
+    return target.settings(options, target.endpoints(options))
 
 
 def model_name(options: RunOptions) -> str:
@@ -422,63 +458,6 @@ def run_name(options: RunOptions, model: str) -> str:
     return options.name
 
 
-async def only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
-    """Ask the endpoint at `--base-url` for its one model. Raises ConfigError if it lists none or several.
-
-    Of several addresses the first that answers is asked.
-    """
-    names: list[str] = []
-    for number in range(len(options.base_url)):
-        endpoint = _hosted_endpoint(options, _ONLY_MODEL, number)
-        credentials = load_credentials(endpoint, environment)
-        party = Party("target", replace(endpoint, model=""))
-        try:
-            names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
-        except UnreachableError:
-            if number + 1 < len(options.base_url):
-                continue
-            raise
-        break
-    if len(names) != 1:
-        raise ConfigError(
-            f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
-            detail=Untrusted(", ".join(names[:10])) if names else None,
-        )
-    return names[0]
-
-
-async def require_one_model(
-    target: config.ModelSettings,
-    credentials: Credentials,
-    *,
-    ca_bundle: Path | None,
-    say: Callable[[str], None],
-) -> None:
-    """Raise what a run would end with where one of several addresses does not list the target's model.
-
-    One that does not answer may do so later, as long as another one does.
-    """
-    if not target.other_urls:
-        return
-    parties = [Party("target", replace(target.endpoint, base_url=url)) for url in target.base_urls]
-    answered = 0
-    for party in parties:
-        try:
-            names = await list_models(party, credentials, ca_bundle=ca_bundle)
-        except UnreachableError as error:
-            if party is parties[-1] and not answered:
-                raise
-            say(f"Warning: {error.message}. The others are asked until it answers.")
-            continue
-        answered += 1
-        if target.endpoint.request_model not in names:
-            raise UnknownModelError(
-                f"{party}: it serves no {target.endpoint.request_model}",
-                detail=Untrusted(", ".join(names[:10])),
-                advice="Every --base-url must serve the same model.",
-            )
-
-
 class RateAccount(NamedTuple):
     """Whose rate limits requests use: an address, the variables that hold the key, and the model."""
 
@@ -498,42 +477,3 @@ def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
     return tuple(
         RateAccount(url.rstrip("/").lower(), tuple(sorted(variables)), model) for url in settings.base_urls
     )
-
-
-def _hosted_endpoint(options: RunOptions, name: str, number: int = 0) -> config.Endpoint:
-    headers = parse_headers("--header", options.header)
-    return resolve_endpoint(
-        name,
-        base_url=options.base_url[number] if options.base_url else None,
-        key_variable=options.api_key_env,
-        headers=headers,
-        allow_http=options.allow_http,
-    )
-
-
-def _other_urls(options: RunOptions, first: config.Endpoint) -> tuple[str, ...]:
-    """Return the addresses beside the first.
-
-    Raises ConfigError where one is given twice, or would get another's key.
-    """
-    others = [_hosted_endpoint(options, first.model, n) for n in range(1, len(options.base_url))]
-    urls = [first.base_url, *(each.base_url for each in others)]
-    if twice := [url for url in urls if urls.count(url) > 1]:
-        raise ConfigError(f"--base-url {twice[0]} is given twice.")
-    for other in others:
-        if other.key_variable != first.key_variable:
-            raise ConfigError(
-                f"--base-url: {first.base_url} and {other.base_url} take different keys. Several addresses "
-                "are replicas of one model: pass --api-key-env with the variable that holds the key of all."
-            )
-    return tuple(urls[1:])
-
-
-def _union(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Put together the fields of both, of which the others win; an object in both gets the keys of both."""
-    return dict(fields) | {
-        name: {**fields[name], **value}
-        if isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
-        else value
-        for name, value in others.items()
-    }

@@ -5,7 +5,7 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,6 @@ from vlsb.evaluation.named_models import (
     Judges,
     NamedModels,
     Problems,
-    require_one_model,
     resolve_judges,
     resolve_models,
     wanted_engines,
@@ -50,15 +49,7 @@ async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncI
 
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
-    resolved = await resolve_run(options, surroundings.environment)
-    plan = resolved.plan
-    if TARGET not in resolved.wanted:
-        await require_one_model(
-            plan.models[TARGET],
-            resolved.credentials[TARGET],
-            ca_bundle=plan.ca_bundle,
-            say=surroundings.say,
-        )
+    resolved = await resolve_run(options, surroundings.environment, surroundings.say)
     async with AsyncExitStack() as held:
         leased = await lease_engines(resolved.wanted, surroundings, held, max_restarts=options.max_restarts)
         yield resolved.on_engines(leased)
@@ -95,7 +86,9 @@ async def judge_hosted(
         yield servers
 
 
-async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+async def resolve_run(
+    options: RunOptions, environment: Mapping[str, str], say: Callable[[str], None]
+) -> Resolved:
     """Make the plan of `vlsb run`. Raises ConfigError or AccessError."""
     refuse_keys(options, environment)
     if options.retry and not options.resume:
@@ -103,7 +96,7 @@ async def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Re
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
     problems = Problems()
-    models = await resolve_models(options, environment, problems)
+    models = await resolve_models(options, environment, problems, say)
     return await _plan_run(options, environment, models, problems)
 
 
@@ -113,12 +106,15 @@ def _plan_run(
     options: RunOptions, environment: Mapping[str, str], models: NamedModels, problems: Problems
 ) -> Resolved:
     run = models.directory if options.resume else None
-    settings = _shared_settings(options, run, is_simulated=options.is_demo, problems=problems)
     selection = problems.of(lambda: selection_of(options), Selection())
     asked = ({} if models.target is None else {TARGET: models.target}) | models.judges.models
-    credentials = _credentials(asked, environment, problems)
-    problems.raise_if_any()
-    plan = Plan(
+    plan, credentials = _plan(
+        options,
+        run,
+        environment,
+        problems,
+        asked,
+        is_simulated=options.is_demo,
         directory=models.directory,
         target=models.target,
         judges=models.judges.setups,
@@ -126,10 +122,7 @@ def _plan_run(
         epochs=options.epochs,
         is_resume=options.resume,
         is_dry_run=options.dry_run,
-        **settings,
     )
-    _require_batches(plan)
-    _require_prices(plan)
     return Resolved(plan, credentials, models.wanted)
 
 
@@ -148,19 +141,55 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
     problems = Problems()
     judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), Judges())
     wanted = problems.of(lambda: wanted_engines(options, judges), dict[str, Wanted]())
-    settings = _shared_settings(options, run, is_simulated=is_simulated, problems=problems)
-    credentials = _credentials(judges.models, environment, problems)
-    problems.raise_if_any()
-    plan = Plan(
+    plan, credentials = _plan(
+        options,
+        run,
+        environment,
+        problems,
+        judges.models,
+        is_simulated=is_simulated,
         directory=run or options.output_dir,
         target=None,
         judges=judges.setups,
         selection=Selection(),
-        **settings,
     )
+    return Resolved(plan, credentials, wanted)
+
+
+def _plan(
+    options: RunOptions,
+    run: Path | None,
+    environment: Mapping[str, str],
+    problems: Problems,
+    models: Mapping[str, config.ModelSettings],
+    *,
+    is_simulated: bool,
+    **own: Any,
+) -> tuple[Plan, dict[str, Credentials]]:
+    """Make a plan of a command's `own` fields and those that all share; `run` is one that may go on."""
+    shared: dict[str, Any] = {
+        "policy": policy_of(options),
+        "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
+        "transport": options.transport,
+        "profile": problems.of(lambda: _profile(options), None),
+        "dataset": options.dataset,
+        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
+        "is_batch": options.batch,
+        **{name: getattr(options, name) for name in _AS_TYPED},
+    }
+    credentials = {
+        name: problems.of(
+            partial(load_credentials, model.endpoint, environment, "target" if name == TARGET else "judge"),
+            Credentials(None),
+        )
+        for name, model in models.items()
+    }
+    prices = problems.of(lambda: load_prices(options.prices), load_prices())
+    problems.raise_if_any()
+    plan = Plan(prices=prices, **shared, **own)
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, wanted)
+    return plan, credentials
 
 
 def refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:
@@ -200,35 +229,6 @@ def _require_batches(plan: Plan) -> None:
         require_extra("batch", "--batch")
     elif plan.batch_again:
         raise ConfigError("--batch-again goes with --batch.")
-
-
-def _shared_settings(
-    options: RunOptions, run: Path | None, *, is_simulated: bool, problems: Problems
-) -> dict[str, Any]:
-    """Return the fields of a plan that `vlsb run` and `vlsb judge` share; `run` is one that may go on."""
-    return {
-        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
-        "policy": policy_of(options),
-        "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
-        "transport": options.transport,
-        "profile": problems.of(lambda: _profile(options), None),
-        "dataset": options.dataset,
-        "prices": problems.of(lambda: load_prices(options.prices), load_prices()),
-        **{name: getattr(options, name) for name in _AS_TYPED},
-        "is_batch": options.batch,
-    }
-
-
-def _credentials(
-    models: Mapping[str, config.ModelSettings], environment: Mapping[str, str], problems: Problems
-) -> dict[str, Credentials]:
-    return {
-        name: problems.of(
-            partial(load_credentials, model.endpoint, environment, "target" if name == TARGET else "judge"),
-            Credentials(None),
-        )
-        for name, model in models.items()
-    }
 
 
 def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
