@@ -89,6 +89,11 @@ def parse_dialect(described: Mapping[str, Any]) -> Dialect:
     return Dialect(field, tuple(unsent), structured, bool(thinks), bool(apart), tokens, opened_by)
 
 
+def parse_decision(described: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Read a dialect as `parse_dialect` does, and return JSON that has all of its fields; None stays None."""
+    return None if described is None else parse_dialect(described).describe()
+
+
 def split_thought(text: str, opened_by: str = "") -> tuple[str | None, str]:
     """Return the thought in front of an answer and the answer, both as they are; None where there is none.
 

@@ -335,7 +335,7 @@ def fetch_for_engine(name: str, revision: str | None, on_progress: OnProgress) -
 
 
 def identify(
-    model: ModelProfile, *, weights: str | None, revision: str | None, offline: bool
+    model: ModelProfile, *, weights: str | None = None, revision: str | None = None, offline: bool = False
 ) -> ModelProfile:
     """Find the profile of a model that is named by its checkpoint: its family's or the generic one. Blocking.
 

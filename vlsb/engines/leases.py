@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from vlsb.engines.checkpoint import identify
 from vlsb.engines.hardware import Gpu, list_gpus
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, decline, engine_lease
-from vlsb.engines.placement import gpus_taken, wishes_apart
+from vlsb.engines.placement import place
 from vlsb.engines.plan import GpuLease, Wishes
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import ConfigError
 from vlsb.models.profile import ModelProfile
-from vlsb.steps import OnProgress, ignore, in_thread, threaded
+from vlsb.steps import OnProgress, ignore, in_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,7 @@ class Surroundings:
 
 
 class Wanted(NamedTuple):
-    """A local model that a session wants so many replicas of; a judge's checkpoint is not looked at yet.
-
-    Only a single engine can be kept.
-    """
+    """A local model that a session wants so many replicas of. Only a single engine can be kept."""
 
     model: ModelProfile
     wishes: Wishes
@@ -76,28 +72,16 @@ async def lease_engines(
             max_restarts=max_restarts,
             is_kept=each.is_kept,
         )
-        if each.is_judge:
-            each = each._replace(model=await identified(each.model))
-            if surroundings.hosted:
-                joined = [lease(each.model, each.wishes, hosted=server) for server in surroundings.hosted]
-                leased[name] = Leased(tuple([await held.enter_async_context(one) for one in joined]))
-                continue
+        if each.is_judge and surroundings.hosted:
+            joined = [lease(each.model, each.wishes, hosted=server) for server in surroundings.hosted]
+            leased[name] = Leased(tuple([await held.enter_async_context(one) for one in joined]))
+            continue
         gpus: Sequence[Gpu] = ()
         if each.is_judge or each.replicas > 1:
             listing = await in_thread(lambda _: list_gpus(surroundings.environment))
             gpus = listing.checked().gpus
         inherited = surroundings.environment.get("CUDA_VISIBLE_DEVICES")
-        place = partial(wishes_apart, each.model, each.wishes, gpus, count=each.replicas, inherited=inherited)
-        apart = place(taken)
-        if waits := apart is None and bool(taken):
-            apart = place()
-        if apart is None:
-            size, most = gpus_taken(each.model, each.wishes), len(each.wishes.gpus.entries or gpus)
-            which = "that --gpus names" if each.wishes.gpus.entries else "here"
-            raise ConfigError(
-                f"--replicas {each.replicas}: each takes {size} of the {most} GPUs {which}: "
-                f"{most // size} fit."
-            )
+        apart, waits = place(each.model, each.wishes, gpus, taken, count=each.replicas, inherited=inherited)
         leases = await _lease_apart(lease, each.model, apart, surroundings.say, held)
         leased[name] = Leased(leases, waits)
         if waits:
@@ -152,9 +136,3 @@ async def host_engines(wanted: Wanted, surroundings: Surroundings) -> AsyncItera
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         yield tuple(each.result() for each in starting)
-
-
-@threaded
-def identified(model: ModelProfile) -> ModelProfile:
-    """Look at a local model's own checkpoint for what it is. Raises as `identify`."""
-    return identify(model, weights=None, revision=None, offline=False)

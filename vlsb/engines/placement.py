@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
 from vlsb.engines.diagnosis import USUAL_SHARE
 from vlsb.engines.facts import context_limit, normal, parse_options
 from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.plan import GpuLease, Wishes, check_layout, weights_revision
-from vlsb.errors import ServerError
+from vlsb.errors import ConfigError, ServerError
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import GIB, ModelProfile
 
@@ -115,7 +115,8 @@ def _number(settings: Mapping[str, Any], name: str) -> int:
 
 def known_settings(model: ModelProfile, wishes: Wishes) -> dict[str, Any]:
     """Return the engine's options by long name as far as they are known before it is there."""
-    settings = {**read_config(model.config), **wishes.settings} | parse_options(wishes.engine_options)
+    typed = parse_options(wishes.engine_options)
+    settings = {**read_config(model.config), **wishes.settings, **typed}
     return {name: normal(value) for name, value in settings.items()}
 
 
@@ -163,7 +164,14 @@ def with_free_gpus(
     return replace(wishes, gpus=GpuLease(entries))
 
 
-def wishes_apart(
+class Placement(NamedTuple):
+    """What each engine of a model wishes, with GPUs of its own; where it `waits`, others leave first."""
+
+    wishes: Sequence[Wishes]
+    waits: bool = False
+
+
+def place(
     model: ModelProfile,
     wishes: Wishes,
     there: Sequence[Gpu],
@@ -171,15 +179,39 @@ def wishes_apart(
     *,
     count: int = 1,
     inherited: str | None = None,
-) -> list[Wishes] | None:
+) -> Placement:
     """Give each of `count` engines GPUs of its own, apart from those of the `taken` leases.
 
-    None where too few are left. One beside nobody takes what it wishes, and so does each of several where no
-    GPU is there. GPUs that are named are shared out in their order, and so are the MIG slices of an
-    `inherited` CUDA_VISIBLE_DEVICES, which nobody else can choose from.
+    They wait where too few are left. One beside nobody takes what it wishes, and so does each of several
+    where no GPU is there. GPUs that are named are shared out in their order, and so are the MIG slices of an
+    `inherited` CUDA_VISIBLE_DEVICES, which nobody else can choose from. Raises ConfigError where there are
+    too few for so many engines.
     """
-    if not there or (count == 1 and not taken):
-        return None if taken else [wishes] * count
+    if taken:
+        apart = _apart(model, wishes, there, taken, count, inherited) if there else None
+        if apart is not None:
+            return Placement(apart)
+    if not there or count == 1:
+        return Placement([wishes] * count, waits=bool(taken))
+    apart = _apart(model, wishes, there, (), count, inherited)
+    if apart is None:
+        size, most = gpus_taken(model, wishes), len(wishes.gpus.entries or there)
+        which = "that --gpus names" if wishes.gpus.entries else "here"
+        raise ConfigError(
+            f"--replicas {count}: each takes {size} of the {most} GPUs {which}: {most // size} fit."
+        )
+    return Placement(apart, waits=bool(taken))
+
+
+def _apart(
+    model: ModelProfile,
+    wishes: Wishes,
+    there: Sequence[Gpu],
+    taken: Sequence[GpuLease],
+    count: int,
+    inherited: str | None,
+) -> list[Wishes] | None:
+    """Share out the GPUs that nobody has taken; None where too few are left."""
     wishes.gpus.require_inherited(there)
     used = {gpu.index for lease in taken for gpu in visible_gpus(there, lease.variable)}
     size = gpus_taken(model, wishes)

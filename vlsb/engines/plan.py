@@ -46,6 +46,8 @@ CPU_CACHE_GIB = 4
 ADAPTER_CONFIG = "adapter_config.json"
 # For the question and the chat template around it: VLSBench's longest instruction has 67 words.
 QUESTION_TOKENS = 896
+# A judge reads the template, a question and a response besides what it writes.
+JUDGE_CONTEXT_TOKENS = 2048
 # The engine takes an empty list for "any"; this name can never exist.
 NO_DOMAIN = "none.invalid"
 # With these an engine reads pickles, at the latest where it finds no safetensors.
@@ -147,6 +149,16 @@ class Wishes:
     max_tokens: int | None = None
     offline: bool = False
     start_timeout_s: float = START_TIMEOUT_S
+
+    def for_judge(self) -> Wishes:
+        """Return what a judge's engine takes of them: all that does not belong to the target's model."""
+        return Wishes(
+            settings=self.settings,
+            gpus=self.gpus,
+            engine=self.engine,
+            max_tokens=JUDGE_CONTEXT_TOKENS,
+            start_timeout_s=self.start_timeout_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from vlsb.data import Selection, load_named, select
 from vlsb.engines.checkpoint import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
-from vlsb.evaluation.named_models import Judges, NamedTarget, engine_wishes, judge_wishes, resolve_judges
+from vlsb.evaluation.named_models import Judges, NamedTarget, engine_wishes, resolve_judges
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.protocol import ENGINE_FACT
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
@@ -90,9 +90,9 @@ def judging_files(options: RunOptions, state: RunState) -> list[str] | None:
             kind, settings = each.setup
             if each.profile is not None:
                 named = entries_named(state.manifest, each.setup.title)
-                model = identify(each.profile, weights=None, revision=None, offline=True)
+                model = identify(each.profile, offline=True)
                 facts = named[-1].settings if named else {}
-                settings = _on_engine_as(settings, model, judge_wishes(options), facts)
+                settings = _on_engine_as(settings, model, engine_wishes(options).for_judge(), facts)
             judges.append(JudgeSetup(kind, settings))
     except VlsbError:
         return None
@@ -107,12 +107,13 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
     An engine is taken to be as in the `recorded` settings of the target. Judges are not local models.
     Blocking. Raises VlsbError for what is wrong, and for what only the machine with the model can tell.
     """
-    target = NamedTarget.of(options)
+    target, wishes = NamedTarget.of(options), engine_wishes(options)
     if target.is_local:
-        target = NamedTarget.identified(options, offline=True)
-    settings = target.settings(options, target.endpoints(options))
+        profile = identify(target.profile, weights=wishes.weights, revision=wishes.revision, offline=True)
+        target = replace(target, profile=profile)
+    settings = target.settings(options)
     if target.is_local:
-        settings = _on_engine_as(settings, target.profile, engine_wishes(options), recorded)
+        settings = _on_engine_as(settings, target.profile, wishes, recorded)
     judges = Judges() if options.no_judge else resolve_judges(options, is_demo=options.is_demo)
     return Plan(
         directory=run,

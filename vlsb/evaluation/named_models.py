@@ -29,14 +29,13 @@ from vlsb.models.providers import (
     limited_as,
     plain_name,
     resolve_endpoint,
+    resolve_replicas,
     thinking_fields,
 )
-from vlsb.steps import OnProgress, in_thread
+from vlsb.steps import threaded
 
 _Value = TypeVar("_Value")
 _Part = TypeVar("_Part")
-# A judge reads the template, a question and a response besides what it writes.
-_JUDGE_CONTEXT_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,72 +203,41 @@ _ONLY_MODEL = "the only model"
 
 @dataclass(frozen=True, slots=True)
 class NamedTarget:
-    """A target by name, empty for an endpoint's only model; `is_local` where an engine has to be leased."""
+    """A target by name, empty for an endpoint's only model, and where it is asked: several for its replicas.
+
+    `is_local` where an engine has to be leased, with which the port becomes known.
+    """
 
     name: str
     profile: ModelProfile
+    endpoints: tuple[config.Endpoint, ...]
     is_local: bool
 
     @classmethod
     def of(cls, options: RunOptions) -> NamedTarget:
-        """Resolve the name as far as it tells. Raises ConfigError. Blocking: reads the user's own files."""
-        name, is_served = model_name(options), bool(options.base_url)
-        profile = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
-        return cls(name, profile, is_local=profile.is_local and not is_served)
+        """Resolve the name as far as it tells. Blocking: reads the user's own files.
 
-    @classmethod
-    def identified(cls, options: RunOptions, *, offline: bool = False) -> NamedTarget:
-        """Resolve the name, and look at a local checkpoint's config.json. Raises as `identify`."""
-        target = cls.of(options)
-        usual = RunOptions()
-        for name in ONLY_ENGINES:
-            if not target.is_local and getattr(options, name) != getattr(usual, name):
-                typed = "What follows --" if name == "engine_options" else as_flag(name)
-                raise ConfigError(
-                    f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
-                    "runs elsewhere. Leave it out, or pass --model with a local model such as llava_next."
-                )
-        if target.is_local:
-            weights, revision = options.weights, options.revision
-            profile = identify(target.profile, weights=weights, revision=revision, offline=offline)
-            target = replace(target, profile=profile)
-        return target
-
-    def endpoints(self, options: RunOptions) -> tuple[config.Endpoint, ...]:
-        """Return where it is asked, several for its replicas; a local model's port is known with its engine.
-
-        Raises ConfigError where an address is given twice or would get another's key, and ConfigError or
-        AccessError for a target that nobody knows.
+        Raises ConfigError or AccessError for a target that nobody knows, and ConfigError where an address is
+        given twice or would get another's key.
         """
-        if self.is_local:
-            return (config.Endpoint(self.name, ENGINE_URL),)
+        name, is_served = model_name(options), bool(options.base_url)
         headers = parse_headers("--header", options.header)
-        first, *others = (
-            resolve_endpoint(
-                self.name or _ONLY_MODEL,
-                base_url=url,
-                key_variable=options.api_key_env,
-                headers=headers,
-                allow_http=options.allow_http,
-            )
-            for url in options.base_url or (None,)
+        profile = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
+        if profile.is_local and not is_served:
+            return cls(name, profile, (config.Endpoint(name, ENGINE_URL),), is_local=True)
+        endpoints = resolve_replicas(
+            name or _ONLY_MODEL,
+            base_urls=options.base_url,
+            key_variable=options.api_key_env,
+            headers=headers,
+            allow_http=options.allow_http,
         )
-        urls = [first.base_url, *(each.base_url for each in others)]
-        if twice := [url for url in urls if urls.count(url) > 1]:
-            raise ConfigError(f"--base-url {twice[0]} is given twice.")
-        for other in others:
-            if other.key_variable != first.key_variable:
-                raise ConfigError(
-                    f"--base-url: {first.base_url} and {other.base_url} take different keys. Several "
-                    "addresses are replicas of one model: pass --api-key-env with the variable that holds "
-                    "the key of all."
-                )
-        return (first, *others)
+        return cls(name, profile, endpoints, is_local=False)
 
-    def settings(self, options: RunOptions, endpoints: Sequence[config.Endpoint]) -> config.ModelSettings:
-        """Return how it is asked there. Raises ConfigError."""
+    def settings(self, options: RunOptions) -> config.ModelSettings:
+        """Return how it is asked. Raises ConfigError."""
         protocol, extra = self.profile.protocol, body_fields("-M", options.target_field)
-        endpoint, *others = endpoints
+        endpoint, *others = self.endpoints
         if options.thinking != "auto":
             switch = thinking_fields(endpoint, thinks=options.thinking == "on")
             extra = config.merged_fields(switch, extra)
@@ -291,6 +259,44 @@ class NamedTarget:
             thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
             other_urls=tuple(each.base_url for each in others),
         )
+
+
+async def find_target(
+    options: RunOptions, environment: Mapping[str, str], say: Callable[[str], None]
+) -> NamedTarget:
+    """Find the target of `vlsb run`. An endpoint without a model's name is asked for its only one.
+
+    Each of several addresses is asked whether it has the model. Raises ConfigError or AccessError.
+    """
+    target = await _named_target(options)
+    if target.is_local or (target.name and len(target.endpoints) == 1):
+        return target
+    name = await served_model(
+        target.endpoints,
+        load_credentials(target.endpoints[0], environment),
+        is_named=bool(target.name),
+        ca_bundle=options.ca_bundle,
+        say=say,
+    )
+    return replace(target, name=name, endpoints=tuple(replace(each, model=name) for each in target.endpoints))
+
+
+@threaded
+def _named_target(options: RunOptions) -> NamedTarget:
+    """Resolve the target's name. Raises ConfigError too for options that it has no use for."""
+    target, usual = NamedTarget.of(options), RunOptions()
+    if target.is_local:
+        if options.replicas > 1 and options.keep_server:
+            raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
+        return target
+    for name in ONLY_ENGINES:
+        if getattr(options, name) != getattr(usual, name):
+            typed = "What follows --" if name == "engine_options" else as_flag(name)
+            raise ConfigError(
+                f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
+                "runs elsewhere. Leave it out, or pass --model with a local model such as llava_next."
+            )
+    return target
 
 
 class Problems:
@@ -319,66 +325,25 @@ class Problems:
             raise SeveralErrors(self._errors)
 
 
-class NamedModels(NamedTuple):
-    """Target and judges as options name them, the run's directory, and the engines they need, by name."""
-
-    target: config.ModelSettings | None
-    judges: Judges
-    directory: Path
-    wanted: Mapping[str, Wanted]
-
-
-async def resolve_models(
-    options: RunOptions, environment: Mapping[str, str], problems: Problems, say: Callable[[str], None]
-) -> NamedModels:
-    """Resolve the models of `vlsb run`. Raises ConfigError or AccessError; `problems` has what else is wrong.
-
-    An endpoint without a model's name is asked for its only one, and each of several whether it has it.
-    """
-    # A checkpoint and templates are read from disks that may take their time.
-    target = await in_thread(lambda _: NamedTarget.identified(options))
-    if target.is_local and options.replicas > 1 and options.keep_server:
-        raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
-    endpoints = problems.of(lambda: target.endpoints(options), tuple[config.Endpoint, ...]())
-    if endpoints and (not target.name or len(endpoints) > 1):
-        try:
-            credentials = load_credentials(endpoints[0], environment)
-            name = await served_model(
-                endpoints, credentials, is_named=bool(target.name), ca_bundle=options.ca_bundle, say=say
-            )
-            target = replace(target, name=name)
-            endpoints = tuple(replace(each, model=name) for each in endpoints)
-        except VlsbError as error:
-            problems.add(error)
-            endpoints = ()
-
-    def resolve(_: OnProgress) -> NamedModels:
-        parent = options.output_dir
-        directory = problems.of(lambda: parent / run_name(options, target.name), parent)
-        settings = problems.of(lambda: target.settings(options, endpoints), None) if endpoints else None
-        judges = Judges()
-        if not options.no_judge:
-            judges = problems.of(lambda: resolve_judges(options, is_demo=options.is_demo), judges)
-        wanted = problems.of(lambda: wanted_engines(options, judges, target), dict[str, Wanted]())
-        return NamedModels(settings, judges, directory, wanted)
-
-    return await in_thread(resolve)
-
-
 def wanted_engines(
     options: RunOptions, judges: Judges, target: NamedTarget | None = None
 ) -> dict[str, Wanted]:
-    """Return what engines the local models need, by the names of the session. Raises ConfigError."""
+    """Return what engines the local models need, by the names of the session.
+
+    A checkpoint says here what it is, by its config.json. Raises as `identify`. Blocking.
+    """
     wanted: dict[str, Wanted] = {}
+    if (target is None or not target.is_local) and not judges.local:
+        return wanted
+    wishes, replicas = engine_wishes(options), options.replicas
     if target is not None and target.is_local:
-        wishes, is_kept = engine_wishes(options), options.keep_server
-        wanted[TARGET] = Wanted(target.profile, wishes, options.replicas, is_judge=False, is_kept=is_kept)
-    if local := judges.local:
-        wishes, count = judge_wishes(options), options.replicas
-        if target is not None:
-            # GPUs, settings and replicas were said of the target's engine.
-            wishes, count = replace(wishes, gpus=GpuLease(), settings={}), 1
-        wanted |= {name: Wanted(model, wishes, count) for name, model in local.items()}
+        model = identify(target.profile, weights=wishes.weights, revision=wishes.revision)
+        wanted[TARGET] = Wanted(model, wishes, replicas, is_judge=False, is_kept=options.keep_server)
+    if target is not None:
+        # GPUs, settings and replicas were said of the target's engine.
+        wishes, replicas = replace(wishes, gpus=GpuLease(), settings={}), 1
+    for name, profile in judges.local.items():
+        wanted[name] = Wanted(identify(profile), wishes.for_judge(), replicas)
     return wanted
 
 
@@ -398,17 +363,6 @@ def engine_wishes(options: RunOptions) -> Wishes:
     )
 
 
-def judge_wishes(options: RunOptions) -> Wishes:
-    """Return what options ask of a judge's engine."""
-    return Wishes(
-        engine=options.engine,
-        settings=options.engine_settings,
-        max_tokens=_JUDGE_CONTEXT_TOKENS,
-        start_timeout_s=options.start_timeout,
-        gpus=GpuLease.parse(options.gpus),
-    )
-
-
 def hosted_target(options: RunOptions) -> config.ModelSettings | None:
     """Return how a target is asked that somebody else serves; None for a local model or the simulator.
 
@@ -417,7 +371,7 @@ def hosted_target(options: RunOptions) -> config.ModelSettings | None:
     target = NamedTarget.of(options)
     if target.is_local or options.is_demo:
         return None
-    return target.settings(options, target.endpoints(options))
+    return target.settings(options)
 
 
 def model_name(options: RunOptions) -> str:

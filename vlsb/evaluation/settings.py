@@ -18,14 +18,15 @@ from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.engines.leases import Surroundings, Wanted, host_engines, lease_engines
 from vlsb.engines.registry import ServerRecord
-from vlsb.errors import ConfigError, DatasetError, RunMismatchError
+from vlsb.errors import ConfigError, DatasetError, RunMismatchError, VlsbError
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.named_models import (
     Judges,
-    NamedModels,
+    NamedTarget,
     Problems,
+    find_target,
     resolve_judges,
-    resolve_models,
+    run_name,
     wanted_engines,
 )
 from vlsb.evaluation.options import RunOptions, as_flag
@@ -39,7 +40,8 @@ from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, req
 
 # Options that a plan has as they were typed, under the same name.
 _AS_TYPED = (
-    *("skip_bad_images", "accept_changed_images", "ca_bundle", "batch_again", "max_requests", "max_cost"),
+    *("dataset", "epochs", "transport", "skip_bad_images", "accept_changed_images", "ca_bundle"),
+    *("batch_again", "max_requests", "max_cost"),
 )
 
 
@@ -95,35 +97,14 @@ async def resolve_run(
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    problems = Problems()
-    models = await resolve_models(options, environment, problems, say)
-    return await _plan_run(options, environment, models, problems)
-
-
-# The data set's folder is read from disks that may take their time.
-@threaded
-def _plan_run(
-    options: RunOptions, environment: Mapping[str, str], models: NamedModels, problems: Problems
-) -> Resolved:
-    run = models.directory if options.resume else None
-    selection = problems.of(lambda: selection_of(options), Selection())
-    asked = ({} if models.target is None else {TARGET: models.target}) | models.judges.models
-    plan, credentials = _plan(
-        options,
-        run,
-        environment,
-        problems,
-        asked,
-        is_simulated=options.is_demo,
-        directory=models.directory,
-        target=models.target,
-        judges=models.judges.setups,
-        selection=selection,
-        epochs=options.epochs,
-        is_resume=options.resume,
-        is_dry_run=options.dry_run,
+    target, problems = None, Problems()
+    try:
+        target = await find_target(options, environment, say)
+    except VlsbError as error:
+        problems.add(error)
+    return await in_thread(
+        lambda _: _plan(options, environment, problems, target, is_simulated=options.is_demo)
     )
-    return Resolved(plan, credentials, models.wanted)
 
 
 @threaded
@@ -138,45 +119,48 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
         require_run(run)
         manifest = read_manifest(run)
         is_simulated, options = manifest.simulated, replace(options, dataset=manifest.dataset)
-    problems = Problems()
-    judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), Judges())
-    wanted = problems.of(lambda: wanted_engines(options, judges), dict[str, Wanted]())
-    plan, credentials = _plan(
-        options,
-        run,
-        environment,
-        problems,
-        judges.models,
-        is_simulated=is_simulated,
-        directory=run or options.output_dir,
-        target=None,
-        judges=judges.setups,
-        selection=Selection(),
-    )
-    return Resolved(plan, credentials, wanted)
+    return _plan(options, environment, Problems(), run=run, is_simulated=is_simulated)
 
 
 def _plan(
     options: RunOptions,
-    run: Path | None,
     environment: Mapping[str, str],
     problems: Problems,
-    models: Mapping[str, config.ModelSettings],
+    target: NamedTarget | None = None,
     *,
+    run: Path | None = None,
     is_simulated: bool,
-    **own: Any,
-) -> tuple[Plan, dict[str, Credentials]]:
-    """Make a plan of a command's `own` fields and those that all share; `run` is one that may go on."""
+) -> Resolved:
+    """Make the plan of a session that asks a target, or that judges a run, or has judges alone. Blocking.
+
+    The data set's folder, checkpoints and templates are read from disks that may take their time. Raises
+    ConfigError or AccessError.
+    """
     shared: dict[str, Any] = {
         "policy": policy_of(options),
+        "selection": problems.of(lambda: selection_of(options), Selection()),
         "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
-        "transport": options.transport,
         "profile": problems.of(lambda: _profile(options), None),
-        "dataset": options.dataset,
-        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
+        "is_resume": options.resume,
+        "is_dry_run": options.dry_run,
         "is_batch": options.batch,
         **{name: getattr(options, name) for name in _AS_TYPED},
     }
+    directory = run or options.output_dir
+    if target is not None:
+        directory = problems.of(lambda: directory / run_name(options, target.name), directory)
+        run = directory if options.resume else None
+    prices = problems.of(lambda: load_prices(options.prices), load_prices())
+    data_root = problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None)
+    judges = Judges()
+    if not options.no_judge:
+        judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), judges)
+    wanted = problems.of(lambda: wanted_engines(options, judges, target), dict[str, Wanted]())
+    settings = None
+    if target is not None:
+        profile = wanted[TARGET].model if TARGET in wanted else target.profile
+        settings = problems.of(lambda: replace(target, profile=profile).settings(options), None)
+    models = ({} if settings is None else {TARGET: settings}) | judges.models
     credentials = {
         name: problems.of(
             partial(load_credentials, model.endpoint, environment, "target" if name == TARGET else "judge"),
@@ -184,12 +168,11 @@ def _plan(
         )
         for name, model in models.items()
     }
-    prices = problems.of(lambda: load_prices(options.prices), load_prices())
     problems.raise_if_any()
-    plan = Plan(prices=prices, **shared, **own)
+    plan = Plan(directory, settings, judges.setups, data_root, prices=prices, **shared)
     _require_batches(plan)
     _require_prices(plan)
-    return plan, credentials
+    return Resolved(plan, credentials, wanted)
 
 
 def refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:
@@ -233,7 +216,10 @@ def _require_batches(plan: Plan) -> None:
 
 def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
     """Return the data set's folder: the user's, the demo's, or that of `run`; None for the Hub's."""
-    manifest = read_manifest(run) if run is not None and is_run(run) else None
+    remembered = None if run is None else remembered_data_root(run)
+    manifest = None
+    if run is not None and is_run(run):
+        manifest = read_manifest(run)
     if manifest is not None and manifest.dataset != options.dataset:
         raise RunMismatchError(
             f"{run} was made from the data set {manifest.dataset}. Pass --dataset {manifest.dataset}, or "
@@ -246,8 +232,8 @@ def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -
             raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
         return options.data_root
     root = named_root(MINI if is_simulated and options.dataset == VLSBENCH else options.dataset)
-    if root is None and run is not None and manifest is not None and "repository" not in manifest.data:
-        root = remembered_data_root(run)
+    if root is None and manifest is not None and "repository" not in manifest.data:
+        root = remembered
         try:
             if root is not None:
                 require_dataset(root, options.dataset)

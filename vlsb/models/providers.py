@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -437,6 +437,37 @@ def resolve_endpoint(
                 "meant for).",
             )
     return Endpoint(model, url, key_variable, headers, row.name if row else "")
+
+
+def resolve_replicas(
+    model: str,
+    *,
+    base_urls: Sequence[str],
+    key_variable: str | None,
+    headers: tuple[tuple[str, str], ...],
+    allow_http: bool,
+) -> tuple[Endpoint, ...]:
+    """Return a target's endpoint at each address; without one, its provider's. Raises as `resolve_endpoint`.
+
+    ConfigError too for an address that is given twice, or that would get the key of another.
+    """
+    first, *others = (
+        resolve_endpoint(
+            model, base_url=url, key_variable=key_variable, headers=headers, allow_http=allow_http
+        )
+        for url in base_urls or (None,)
+    )
+    urls = [first.base_url, *(each.base_url for each in others)]
+    if repeated := [url for url in urls if urls.count(url) > 1]:
+        raise ConfigError(f"--base-url {repeated[0]} is given twice.")
+    for other in others:
+        if other.key_variable != first.key_variable:
+            raise ConfigError(
+                f"--base-url: {first.base_url} and {other.base_url} take different keys. Several "
+                "addresses are replicas of one model: pass --api-key-env with the variable that holds "
+                "the key of all."
+            )
+    return (first, *others)
 
 
 def plain_name(model: str) -> str:

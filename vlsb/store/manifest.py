@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from vlsb import strict_json
 from vlsb.analysis.panel import is_panel
 from vlsb.config import MOST_EPOCHS, Endpoint
-from vlsb.dialect import USUAL_TAG, parse_dialect
+from vlsb.dialect import USUAL_TAG, parse_decision
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError, first_of
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
@@ -404,26 +404,21 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError("no name of a data set")
     if not _is_comparable(manifest):
         raise ValueError("nested too deeply, or a number is beyond 64 bits")
+    decision = manifest.decision
+    if decision is not None and not decision.get("thinks_apart"):
+        # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
+        decision = {"opened_by": USUAL_TAG, **decision}
     return replace(
         manifest,
-        decision=_parse_decision(manifest.decision, is_target=True),
-        judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
-        guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
+        decision=parse_decision(decision),
+        judges=[replace(entry, decision=parse_decision(entry.decision)) for entry in manifest.judges],
+        guards=[replace(entry, decision=parse_decision(entry.decision)) for entry in manifest.guards],
         # Each response and verdict names the same checksum, and most images have one type.
         images={
             path: ImageFile(line[0] and sys.intern(line[0]), sys.intern(line[1]), *line[2:])
             for path, line in lines.items()
         },
     )
-
-
-def _parse_decision(decision: Mapping[str, Any] | None, *, is_target: bool = False) -> dict[str, Any] | None:
-    if decision is None:
-        return None
-    if is_target and not decision.get("thinks_apart"):
-        # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
-        decision = {"opened_by": USUAL_TAG, **decision}
-    return parse_dialect(decision).describe()
 
 
 def require_vlsbench(directory: Path, manifest: Manifest, what: str) -> None:

@@ -25,7 +25,6 @@ from vlsb.evaluation.named_models import (
     RateAccount,
     engine_wishes,
     hosted_target,
-    judge_wishes,
     rate_accounts,
     resolve_judges,
     run_directory,
@@ -476,7 +475,7 @@ def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[P
     judges = resolve_judges(options)
     models = judges.profiles
     local = {title: profile for title, profile in models.items() if profile is not None}
-    taken, wishes = None, judge_wishes(options)
+    taken, wishes = None, engine_wishes(options).for_judge()
     for title, profile in local.items():
         recorded = partial(recorded_judge_gpus, runs, title)
         taken = max(taken or 0, _gpus(sizing, profile, wishes, choice.num_gpus, recorded))

@@ -8,15 +8,14 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 from vlsb.data import fetch_dataset
-from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
+from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine, identify
 from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import AUTO
 from vlsb.engines.lease import accept, ready_engine
-from vlsb.engines.leases import identified
 from vlsb.engines.plan import Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
 from vlsb.records import VLSBENCH
-from vlsb.steps import OnProgress, in_thread
+from vlsb.steps import OnProgress, in_thread, threaded
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.body import RunFolders, fetch_runs
 from vlsb.sweep.cells import Matrix, Watch, matrix
@@ -214,7 +213,7 @@ async def prepare(
     for (*_, engine), model in needed.items():
         say(f"{model.name}: engine and weights")
         try:
-            profile = await identified(model)
+            profile = await threaded(identify)(model)
             await ready_engine(
                 profile,
                 Wishes(engine=engine),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from vlsb.engines.hardware import parse_gpus, visible_gpus
-from vlsb.engines.placement import wishes_apart, with_free_gpus
+from vlsb.engines.placement import place, with_free_gpus
 from vlsb.engines.plan import GpuLease, Wishes
+from vlsb.errors import ConfigError
 from vlsb.models.profile import NEWER
 
 # index, uuid, memory.total, memory.free, driver_version, name; as `nvidia-smi` prints them without units.
@@ -94,10 +95,10 @@ def test_an_engine_beside_others_gets_a_gpu_that_none_of_them_may_use(
 ) -> None:
     leases = [GpuLease(each) for each in taken]
 
-    found = wishes_apart(NEWER["qwen3_vl"], Wishes(), parse_gpus(listing), leases)
+    placement = place(NEWER["qwen3_vl"], Wishes(), parse_gpus(listing), leases)
 
-    assert found is not None
-    assert [each.gpus.entries for each in found] == [entries]
+    assert not placement.waits
+    assert [each.gpus.entries for each in placement.wishes] == [entries]
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,11 @@ def test_an_engine_beside_others_gets_a_gpu_that_none_of_them_may_use(
 def test_without_enough_gpus_left_it_waits_for_its_turn(
     listing: str, taken: list[tuple[str, ...] | None], count: int
 ) -> None:
-    leases = [GpuLease(each) for each in taken]
+    leases, wishes = [GpuLease(each) for each in taken], Wishes(settings={"tensor-parallel-size": count})
 
-    assert (
-        wishes_apart(
-            NEWER["qwen3_vl"], Wishes(settings={"tensor-parallel-size": count}), parse_gpus(listing), leases
-        )
-        is None
-    )
+    placement = place(NEWER["qwen3_vl"], wishes, parse_gpus(listing), leases)
+
+    assert placement == ([wishes], True)
 
 
 # Replicas: engines of one model side by side.
@@ -129,13 +127,11 @@ SLICES = "MIG-7d1f9c5e-0000-0000-0000-000000000000", "MIG-8e2f9c5e-0000-0000-000
 UUIDS = tuple(f"GPU-{number:08x}-0000-0000-0000-000000000000" for number in range(8))
 
 
-def apart(
-    machine: str, count: int, *, inherited: str | None = None, **wishes: Any
-) -> list[str | None] | None:
+def apart(machine: str, count: int, *, inherited: str | None = None, **wishes: Any) -> list[str | None]:
     """What CUDA_VISIBLE_DEVICES each of so many replicas gets."""
     there = visible_gpus(parse_gpus(machine), inherited)
-    found = wishes_apart(NEWER["qwen3_vl"], Wishes(**wishes), there, count=count, inherited=inherited)
-    return None if found is None else [each.gpus.variable for each in found]
+    placement = place(NEWER["qwen3_vl"], Wishes(**wishes), there, count=count, inherited=inherited)
+    return [each.gpus.variable for each in placement.wishes]
 
 
 @pytest.mark.parametrize(
@@ -191,13 +187,14 @@ def test_replicas_share_out_what_a_scheduler_gave(inherited: str, found: list[st
 def test_replicas_never_share_a_gpu(
     machine: str, count: int, inherited: str | None, wishes: dict[str, Any]
 ) -> None:
-    assert apart(machine, count, inherited=inherited, **wishes) is None
+    with pytest.raises(ConfigError, match=f"--replicas {count}: each takes .* fit."):
+        apart(machine, count, inherited=inherited, **wishes)
 
 
 def test_replicas_beside_an_engine_leave_its_gpu_to_it() -> None:
     there, taken = parse_gpus(EIGHT_H100), [GpuLease(("0", "2"))]
 
-    found = wishes_apart(NEWER["qwen3_vl"], Wishes(gpus=GpuLease(("0", "1", "3"))), there, taken, count=2)
+    placement = place(NEWER["qwen3_vl"], Wishes(gpus=GpuLease(("0", "1", "3"))), there, taken, count=2)
 
-    assert found is not None
-    assert [each.gpus.variable for each in found] == ["1", "3"]
+    assert not placement.waits
+    assert [each.gpus.variable for each in placement.wishes] == ["1", "3"]
