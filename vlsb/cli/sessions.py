@@ -38,6 +38,7 @@ from vlsb.errors import (
     machine_lack,
 )
 from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
+from vlsb.evaluation.forecast import forecast_run
 from vlsb.evaluation.named_models import run_directory
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import (
@@ -473,7 +474,7 @@ def _show(
     if end.reason is None and end.pending == 0:
         screen.notice(_nothing_left(state, end, has_gaps=has_gaps))
     if plan.is_dry_run and end.reason is None:
-        screen.result(estimate(state, end, plan, today=datetime.now(UTC).date()))
+        screen.result(estimate(forecast_run(state, end, plan, today=datetime.now(UTC).date())))
         screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
         return
     guards = [entry.file for entry in state.manifest.guards if entry.file in end.judges]
