@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pybase64
 
 from vlsb import strict_json
-from vlsb.config import Endpoint, Sampling
+from vlsb.config import Endpoint, ModelSettings, Sampling
 from vlsb.dialect import Dialect
 from vlsb.models.providers import provider_of
 from vlsb.records import ImageFile, Key, Untrusted
@@ -169,6 +169,22 @@ def draft(
     head, tail = around_image
     size = len(head) + 4 * ((prompt.image.size_bytes + 2) // 3) + len(tail)
     return Draft(head, tail, prompt.read_image, size)
+
+
+def example(settings: ModelSettings, dialect: Dialect) -> dict[str, Any]:
+    """Return the body of a target's request, with words in the places of the instruction and the image."""
+    prompt = Prompt(
+        settings.system_prompt,
+        Untrusted("<the sample's instruction>"),
+        image_first=settings.protocol.image_first,
+        image=ImageFile(None, "image/...", 0, 0),
+        read_image=lambda: ReadImage.of(b""),
+    )
+    drafted = draft(
+        prompt, model=settings.endpoint.request_model, sampling=settings.sampling, dialect=dialect
+    )
+    body: dict[str, Any] = strict_json.loads(drafted.head + b"..." + drafted.tail)
+    return body
 
 
 @cache
