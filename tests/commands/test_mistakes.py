@@ -56,6 +56,27 @@ def test_a_mistake_is_answered_with_what_is_meant(said: Say, words: tuple[str, .
     assert said(*words).startswith(answer)
 
 
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (("--model", "gpt-4o", "--gpus", "0"), "--gpus is for engines that vlsb starts"),
+        (("--model", "./weights"), "/weights: no such folder"),
+        (("--limit", "3"), "Which model? Pass --model NAME"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else "",
+)
+def test_what_is_wrong_with_target_and_judge_is_told_in_one_go(
+    tmp_path: Path, target: tuple[str, ...], problem: str
+) -> None:
+    done = Vlsb(tmp_path, least_environment(tmp_path))(
+        "run", *target, "--judge", "nobody", "--display", "none"
+    )
+
+    assert done.code == 2
+    assert problem in done.err
+    assert "--judge 'nobody': no provider is known for this name" in done.err
+
+
 def test_a_wrong_value_of_a_variable_names_the_variable(said: Say) -> None:
     """It is in no line that was typed."""
     answer = said("run", VLSB_EPOCHS="two")

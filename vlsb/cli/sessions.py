@@ -121,19 +121,33 @@ class EngineHost(Protocol):
     ) -> AbstractAsyncContextManager[tuple[ServerRecord, ...]]: ...
 
 
+class Several(NamedTuple):
+    """What sessions one after the other have in common.
+
+    `again` is the command that goes on with all of them, `prices` are those of the table at the end. The
+    engines of `host` are theirs in turn.
+    """
+
+    titles: Sequence[str]
+    again: Sequence[str]
+    prices: PriceTable
+    host: EngineHost | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do.
 
     `open` gives its plan, with an engine where it needs one. `run` is the one that is judged, None where a
-    target is asked. Without `has_table` somebody else shows the numbers. With `calibrated` about so
-    many responses are judged first, and the rest only where the user agrees. Engines that are `hosted`
-    outlive it.
+    target is asked. So many samples are `allowed` to lack a verdict. Without `has_table` somebody else shows
+    the numbers. With `calibrated` about so many responses are judged first, and the rest only where the user
+    agrees. Engines that are `hosted` outlive it.
     """
 
     options: RunOptions
     open: PlanOpener
     prepare: Callable[[Plan, OnProgress], Prepared]
+    allowed: FailOnError
     run: Path | None = None
     has_table: bool = True
     calibrated: int | None = None
@@ -176,11 +190,13 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
     titles = [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)]
     commands = [_run_command(replace(options, model=model)) for model in models]
     again = _words_of_run(options, *(word for model in models for word in ("--model", model)))
-    return _in_one_loop(commands, screen, titles, again=again)
+    # A file that cannot be read is found before an engine is started.
+    return _in_one_loop(commands, screen, Several(titles, again, load_prices(options.prices)))
 
 
 def _run_command(options: RunOptions) -> SessionCommand:
-    return SessionCommand(options, partial(open_target, options), prepare)
+    allowed = FailOnError.parse(options.fail_on_error)
+    return SessionCommand(options, partial(open_target, options), prepare, allowed)
 
 
 def _words_of_run(options: RunOptions, *more: str) -> list[str]:
@@ -204,7 +220,9 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
     titles = [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)]
     again = ["vlsb", "judge", *map(str, runs), *options.as_words()]
     commands = [_judge_command(run, options) for run in runs]
-    return _in_one_loop(commands, screen, titles, again=again, host=partial(judge_hosted, options))
+    # A file that cannot be read is found before an engine is started.
+    several = Several(titles, again, load_prices(options.prices), partial(judge_hosted, options))
+    return _in_one_loop(commands, screen, several)
 
 
 def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
@@ -217,40 +235,33 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
 
 
 def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
-    return SessionCommand(options, partial(open_judging, run, options), prepare_judging, run)
+    allowed = FailOnError.parse(options.fail_on_error)
+    return SessionCommand(options, partial(open_judging, run, options), prepare_judging, allowed, run)
 
 
 def _in_one_loop(
     commands: Sequence[SessionCommand],
     screen: Screen,
-    titles: Sequence[str] = (),
-    *,
-    again: Sequence[str] = (),
-    host: EngineHost | None = None,
+    several: Several | None = None,
 ) -> int:
-    """Carry out sessions, each with a title where there are several, and return the exit code.
-
-    `again` is the command that goes on with several. The engines of `host` are theirs in turn.
-    """
+    """Carry out a session, or several, and return the exit code."""
     settled: list[int] = []
-    # A file that cannot be read is found before an engine is started.
-    prices = load_prices(commands[0].options.prices) if titles else load_prices()
-
     last_words = partial(commands[0].say_how_to_go_on, screen)
-    if again:
-        last_words = partial(screen.command, again)
+    if several is not None:
+        last_words = partial(screen.command, several.again)
 
     async def main() -> None:
-        if not titles:
+        if several is None:
             settled.append((await carry_out(commands[0], screen)).code)
             return
         async with AsyncExitStack() as held:
             hosted: tuple[ServerRecord, ...] = ()
-            if host is not None:
+            if several.host is not None:
                 options = commands[0].options
                 with Display(options.display, screen) as display:
-                    hosted = await held.enter_async_context(host(_surroundings(options, display, screen)))
-            settled.append(await _in_turn(commands, screen, titles, hosted, prices, again=again))
+                    surroundings = _surroundings(options, display, screen)
+                    hosted = await held.enter_async_context(several.host(surroundings))
+            settled.append(await _in_turn(commands, screen, several, hosted))
 
     try:
         loops.run(main(), last_words=last_words)
@@ -258,7 +269,7 @@ def _in_one_loop(
         # Sessions have their own words for it: it came before the first, or hastened the end of an engine.
         ignore_signals()
         if not settled:
-            screen.error(_INTERRUPTED if again or commands[0].is_stored() else _INTERRUPTED_EARLY)
+            screen.error(_INTERRUPTED if several or commands[0].is_stored() else _INTERRUPTED_EARLY)
             last_words()
     return settled[0] if settled else InterruptedRunError.exit_code
 
@@ -266,11 +277,8 @@ def _in_one_loop(
 async def _in_turn(
     commands: Sequence[SessionCommand],
     screen: Screen,
-    titles: Sequence[str],
+    several: Several,
     hosted: tuple[ServerRecord, ...],
-    prices: PriceTable,
-    *,
-    again: Sequence[str],
 ) -> int:
     """Carry out sessions one after the other, then show one table of their runs, and how to go on.
 
@@ -278,7 +286,7 @@ async def _in_turn(
     out, unless nothing can be stored, the user stops, or a limit that they share is reached.
     """
     done, spending = list[SessionResult](), Spending()
-    for title, command in zip(titles, commands, strict=True):
+    for title, command in zip(several.titles, commands, strict=True):
         if (limit := spending.reached) is not None:
             spent = GapsError(f"{limit} is reached: {len(commands) - len(done)} more are not begun.")
             screen.error(spent)
@@ -292,11 +300,11 @@ async def _in_turn(
     if not hosted:
         ignore_signals()
     if runs := [run for each in commands if (run := each.directory) is not None and is_run(run)]:
-        summaries = [summary for run in runs for summary in summarize_run(run, prices=prices)]
+        summaries = [summary for run in runs for summary in summarize_run(run, prices=several.prices)]
         screen.result(render(summaries, width=screen.width, color=screen.has_color))
     failed = next((each.code for each in done if each.code), 0)
     if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(commands)):
-        screen.command(again)
+        screen.command(several.again)
     return failed
 
 
@@ -363,7 +371,6 @@ def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[s
 
 async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
     """Carry out the session, show its table, and return how it ended."""
-    allowed = FailOnError.parse(command.options.fail_on_error)
     plan, end = await _spend(command, screen)
     if plan.only is not None and end.reason is None:
         rest = replace(command, calibrated=None).go_on
@@ -375,7 +382,7 @@ async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
         state = load_state(plan.directory)
         if plan.is_dry_run:
             return state, None
-        return state, find_gaps(state, end.judges, allowed, is_judging=is_judging)
+        return state, find_gaps(state, end.judges, command.allowed, is_judging=is_judging)
 
     # Ctrl-C is heard while the rows are read.
     state, gaps = await in_thread(read)

@@ -19,13 +19,14 @@ from vlsb.config import (
     OFFICIAL_SYSTEM_PROMPT,
     OFFICIAL_TARGET_SAMPLING,
     Endpoint,
+    ModelSettings,
     Sampling,
 )
 from vlsb.data import image_files
 from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.client import adapt
 from vlsb.endpoints.faults import Decision, Fault
-from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft, first_guess
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft, example, first_guess
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
 from vlsb.models.providers import resolve_endpoint
@@ -202,6 +203,21 @@ def test_the_template_is_the_papers_byte_for_byte():
     assert OFFICIAL["judge_template_sha256"] == TEMPLATE_SHA256
     assert template.is_official
     assert "<respoonse>" in template.text
+
+
+def test_the_example_of_a_request_has_words_in_the_places_of_what_is_a_samples_own() -> None:
+    settings = ModelSettings(Endpoint("gpt-4o", "https://api.example/v1"), OFFICIAL_TARGET_SAMPLING)
+
+    shown = json.dumps(example(settings, Dialect()))
+
+    for placeholder, words in (
+        ("<model>", "gpt-4o"),
+        ("<the sample's instruction>", "<instruction>"),
+        ("image/...", "<mime>"),
+        ("base64,...", "base64,<picture>"),
+    ):
+        shown = shown.replace(placeholder, words)
+    assert json.loads(shown) == {**OFFICIAL["target"], "model": "gpt-4o"}
 
 
 def test_question_and_response_are_stripped_for_the_judge_only():
