@@ -78,9 +78,9 @@ class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def find(self, name: str) -> list[PublishedResult]:
         """Return the rows of the model of that name, whatever its case; those to compare with first."""
-        wanted = name.casefold()
-        found = [each for each in self.results if wanted in map(str.casefold, each.names)]
-        return sorted(found, key=lambda each: each.not_comparable is not None)
+        folded = name.casefold()
+        rows = [each for each in self.results if folded in map(str.casefold, each.names)]
+        return sorted(rows, key=lambda each: each.not_comparable is not None)
 
 
 class Gap(NamedTuple):

@@ -73,14 +73,14 @@ def models_text(servers_dir: Path | None, *, width: int) -> str:
     rows = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *map(_row, load_catalog(servers_dir).values())]
     widths = {name: max(len(row[name]) for row in rows) for name in _COLUMNS}
     # The weightiest columns that fit, names and weights in any case.
-    shown = list(_WEIGHTIEST)
-    while len(shown) > 2 and sum(widths[name] + _GAP for name in shown) - _GAP > width:
-        shown.pop()
+    columns = list(_WEIGHTIEST)
+    while len(columns) > 2 and sum(widths[name] + _GAP for name in columns) - _GAP > width:
+        columns.pop()
     lines = [
-        (" " * _GAP).join(row[name].ljust(widths[name]) for name in _COLUMNS if name in shown).rstrip()
+        (" " * _GAP).join(row[name].ljust(widths[name]) for name in _COLUMNS if name in columns).rstrip()
         for row in rows
     ]
-    left_out = ", ".join(name for name in _COLUMNS if name not in shown)
+    left_out = ", ".join(name for name in _COLUMNS if name not in columns)
     notes = [
         *([f"Not shown at this width: {left_out}."] if left_out else []),
         "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",

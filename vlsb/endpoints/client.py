@@ -286,9 +286,9 @@ class EndpointClient:
         """
         if answer.usage.is_whole or answer.usage.input_tokens is None:
             return 0
-        shown = answer.text.expose() + (answer.reasoning.expose() if answer.reasoning else "")
+        text = answer.text.expose() + (answer.reasoning.expose() if answer.reasoning else "")
         hidden = (self.dialect.max_tokens or 0) if self.dialect.thinks and not answer.reasoning else 0
-        return max(len(shown.encode("utf-8", "surrogatepass")), hidden)
+        return max(len(text.encode("utf-8", "surrogatepass")), hidden)
 
     def _interpret(
         self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float, *, has_succeeded: bool

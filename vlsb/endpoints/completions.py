@@ -131,8 +131,8 @@ def _read_choice(
     thought, answer = split_thought(text, opened_by) if splits else (None, text)
     if splits and opened_by and is_cut_short and thought is None and not usage.reasoning_tokens:
         thought, answer = text, ""
-    shown = apart or thought or ""
-    reasoning = Untrusted(shown) if shown.strip() else None
+    thinking = apart or thought or ""
+    reasoning = Untrusted(thinking) if thinking.strip() else None
     if not answer.strip() and not refusal.strip():
         has_thought = reasoning or usage.reasoning_tokens or usage.thought_tokens
         code = THINKING_CUT if is_cut_short and has_thought else "empty_content"

@@ -152,7 +152,7 @@ def named_limits(headers: Mapping[str, str], *, now: float) -> list[NamedLimit]:
     about_limits = [field for field in lowered if "ratelimit" in field[0] or "rate-limit" in field[0]]
     if not about_limits:
         return []
-    found: dict[tuple[Unit, float | None], dict[str, float]] = {}
+    numbers: dict[tuple[Unit, float | None], dict[str, float]] = {}
     reference = _reference(headers, now)
     for name, value in about_limits:
         match = _NAMED.fullmatch(name)
@@ -163,9 +163,9 @@ def named_limits(headers: Mapping[str, str], *, now: float) -> list[NamedLimit]:
         what = match["what"] or match["what2"]
         number = _reset(value, reference) if what == "reset" else _plain(value)
         if number is not None:
-            found.setdefault((unit, window), {})[what] = number
+            numbers.setdefault((unit, window), {})[what] = number
     limits = []
-    for (unit, window), one in found.items():
+    for (unit, window), one in numbers.items():
         period_s = one.get("renewalperiod") or None if window is None else window
         limits.append(NamedLimit(unit, one.get("limit"), one.get("remaining"), one.get("reset"), period_s))
     return _with_policy(headers, limits)

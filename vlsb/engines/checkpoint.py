@@ -402,15 +402,15 @@ def chat_template(weights: Weights) -> str | None:
 
     None without one.
     """
-    for found in (
+    for template in (
         weights.settings("processor_config.json").get("chat_template"),
         weights.settings("chat_template.json").get("chat_template"),
         weights.text("chat_template.jinja"),
         weights.settings("tokenizer_config.json").get("chat_template"),
     ):
-        if isinstance(found, list):
-            named = (each for each in found if isinstance(each, Mapping) and each.get("name") == "default")
-            found = next(named, {}).get("template")
-        if isinstance(found, str):
-            return found
+        if isinstance(template, list):
+            named = (each for each in template if isinstance(each, Mapping) and each.get("name") == "default")
+            template = next(named, {}).get("template")
+        if isinstance(template, str):
+            return template
     return None

@@ -170,8 +170,8 @@ def install_engine(
     """
     prefix = engine_prefix(pin, places, has_gpu=has_gpu)
     needed_packages = requirements(pin, has_gpu=has_gpu)
-    if (there := _built_engine(prefix, needed_packages)) is not None:
-        return there
+    if (engine := _built_engine(prefix, needed_packages)) is not None:
+        return engine
     if sys.platform != "linux":
         raise ServerError("local engines run on Linux only. Hosted models work here.")
     try:
@@ -181,8 +181,8 @@ def install_engine(
                 on_progress(Step("waiting for another install of this engine"))
                 while not lock.try_lock():
                     time.sleep(_LOCK_POLL_S)
-            if (there := _built_engine(prefix, needed_packages)) is not None:
-                return there
+            if (engine := _built_engine(prefix, needed_packages)) is not None:
+                return engine
             needed, free = engine_bytes(pin, has_gpu=has_gpu), free_disk_bytes(prefix.parent)
             if free is not None and free < needed:
                 raise ServerError(
@@ -224,7 +224,7 @@ def installed_engines(places: Places) -> list[InstalledEngine]:
         folders = sorted(path for path in places.engines.iterdir() if path.is_dir())
     except OSError:
         return []
-    found = []
+    environments = []
     for prefix in folders:
         if (named := _PREFIX.fullmatch(prefix.name)) is None:
             continue
@@ -240,12 +240,12 @@ def installed_engines(places: Places) -> list[InstalledEngine]:
             condition = Condition.OUTDATED if marker else Condition.UNFINISHED
         size = marker.get("size_bytes")
         size_bytes = size if isinstance(size, int) else None
-        found.append(
+        environments.append(
             InstalledEngine(
                 named["pin"], named["version"], not has_gpu, prefix, condition, engine, size_bytes
             )
         )
-    return found
+    return environments
 
 
 def engine_prefix(pin: EnginePin, places: Places, *, has_gpu: bool) -> Path:
@@ -316,8 +316,8 @@ def version_problem(pin: EnginePin, version: str, transformers: str | None) -> s
 
 def release(version: str) -> tuple[int, ...]:
     """Return the numbers of a version's release: (0, 9, 2) for 0.9.2.post2+cpu."""
-    found = re.match(r"v?([0-9]+(?:\.[0-9]+)*)", version)
-    return tuple(int(each) for each in found[1].split(".")) if found else ()
+    match = re.match(r"v?([0-9]+(?:\.[0-9]+)*)", version)
+    return tuple(int(each) for each in match[1].split(".")) if match else ()
 
 
 def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -> Engine:
@@ -353,10 +353,10 @@ def _interpreter(executable: Path) -> Path | None:
     """Return the Python that a console script names in its first lines; None for any other program."""
     try:
         with executable.open("rb") as file:
-            found = _SHEBANG.match(file.read(_HEAD_BYTES))
+            shebang = _SHEBANG.match(file.read(_HEAD_BYTES))
     except OSError:
         return None
-    path = Path(os.fsdecode(found[1] or found[2])) if found else None
+    path = Path(os.fsdecode(shebang[1] or shebang[2])) if shebang else None
     return path if path is not None and path.is_absolute() and path.exists() else None
 
 

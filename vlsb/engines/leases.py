@@ -35,7 +35,7 @@ class Surroundings:
     hosted: tuple[ServerRecord, ...] = ()
 
 
-class Wanted(NamedTuple):
+class EngineNeed(NamedTuple):
     """A local model that a session wants so many replicas of. Only a single engine can be kept."""
 
     model: ModelProfile
@@ -53,7 +53,7 @@ class Leased(NamedTuple):
 
 
 async def lease_engines(
-    wanted: Mapping[str, Wanted], surroundings: Surroundings, held: AsyncExitStack, *, max_restarts: int
+    needs: Mapping[str, EngineNeed], surroundings: Surroundings, held: AsyncExitStack, *, max_restarts: int
 ) -> dict[str, Leased]:
     """Lease engines for each model until `held` is closed: beside the others while there are GPUs for it.
 
@@ -62,7 +62,7 @@ async def lease_engines(
     """
     taken: list[GpuLease] = []
     leased: dict[str, Leased] = {}
-    for name, each in wanted.items():
+    for name, each in needs.items():
         lease = partial(
             engine_lease,
             environment=surroundings.environment,
@@ -119,7 +119,9 @@ async def _lease_apart(
 
 
 @asynccontextmanager
-async def host_engines(wanted: Wanted, surroundings: Surroundings) -> AsyncIterator[tuple[ServerRecord, ...]]:
+async def host_engines(
+    need: EngineNeed, surroundings: Surroundings
+) -> AsyncIterator[tuple[ServerRecord, ...]]:
     """Start engines of a model for all sessions of the block. Raises as `lease_engines`.
 
     A session that joins one ends when it dies: nobody starts it again.
@@ -129,7 +131,7 @@ async def host_engines(wanted: Wanted, surroundings: Surroundings) -> AsyncItera
         return lease.joined or lease.record(await lease.start(), owner=os.getpid())
 
     async with AsyncExitStack() as held:
-        leased = await lease_engines({"": wanted}, surroundings, held, max_restarts=0)
+        leased = await lease_engines({"": need}, surroundings, held, max_restarts=0)
         try:
             async with asyncio.TaskGroup() as group:
                 starting = [group.create_task(start(each)) for each in leased[""].leases]

@@ -70,7 +70,7 @@ class Lane:
     batches: dict[str, Batch] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     done: dict[str, int] = field(default_factory=dict)
-    said: tuple[int, int] = (0, 0)
+    reported: tuple[int, int] = (0, 0)
 
     @property
     def under_way(self) -> list[Batch]:
@@ -372,8 +372,8 @@ class BatchRun:
         asked = sum(len(batch.requests) for batch in batches)
         count = "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
         lane.client.batch = f"{count}, {done:,} of {asked:,} answered" if batches else ""
-        if batches and lane.said != (said := (len(batches), 10 * done // asked)):
-            lane.said = said
+        if batches and lane.reported != (standing := (len(batches), 10 * done // asked)):
+            lane.reported = standing
             self._tell(lane, f"{lane.client.batch}.")
 
     def _tell(self, lane: Lane, what: str) -> None:

@@ -12,7 +12,7 @@ from vlsb.endpoints.client import served_model
 from vlsb.endpoints.credentials import load_credentials
 from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.checkpoint import identify
-from vlsb.engines.leases import Wanted
+from vlsb.engines.leases import EngineNeed
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
 from vlsb.evaluation.clients import TARGET
@@ -325,26 +325,26 @@ class Problems:
             raise SeveralErrors(self._errors)
 
 
-def wanted_engines(
+def needed_engines(
     options: RunOptions, judges: Judges, target: NamedTarget | None = None
-) -> dict[str, Wanted]:
+) -> dict[str, EngineNeed]:
     """Return what engines the local models need, by the names of the session.
 
     A checkpoint says here what it is, by its config.json. Raises as `identify`. Blocking.
     """
-    wanted: dict[str, Wanted] = {}
+    needs: dict[str, EngineNeed] = {}
     if (target is None or not target.is_local) and not judges.local:
-        return wanted
+        return needs
     wishes, replicas = engine_wishes(options), options.replicas
     if target is not None and target.is_local:
         model = identify(target.profile, weights=wishes.weights, revision=wishes.revision)
-        wanted[TARGET] = Wanted(model, wishes, replicas, is_judge=False, is_kept=options.keep_server)
+        needs[TARGET] = EngineNeed(model, wishes, replicas, is_judge=False, is_kept=options.keep_server)
     if target is not None:
         # GPUs, settings and replicas were said of the target's engine.
         wishes, replicas = replace(wishes, gpus=GpuLease(), settings={}), 1
     for name, profile in judges.local.items():
-        wanted[name] = Wanted(identify(profile), wishes.for_judge(), replicas)
-    return wanted
+        needs[name] = EngineNeed(identify(profile), wishes.for_judge(), replicas)
+    return needs
 
 
 def engine_wishes(options: RunOptions) -> Wishes:

@@ -60,7 +60,7 @@ from vlsb.store.store import Aim, Pending, RunStore, open_for_judging, open_run,
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import Leases
-    from vlsb.engines.leases import Leased, Wanted
+    from vlsb.engines.leases import EngineNeed, Leased
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Resolved:
 
     plan: Plan
     credentials: Mapping[str, Credentials]
-    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    needs: Mapping[str, EngineNeed] = field(default_factory=dict)
     engines: Mapping[str, Leases] = field(default_factory=dict)
     alone: tuple[str, ...] = ()
 

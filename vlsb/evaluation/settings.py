@@ -16,7 +16,7 @@ from typing import Any
 from vlsb import config
 from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
-from vlsb.engines.leases import Surroundings, Wanted, host_engines, lease_engines
+from vlsb.engines.leases import EngineNeed, Surroundings, host_engines, lease_engines
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import ConfigError, DatasetError, RunMismatchError, VlsbError
 from vlsb.evaluation.clients import TARGET
@@ -25,9 +25,9 @@ from vlsb.evaluation.named_models import (
     NamedTarget,
     Problems,
     find_target,
+    needed_engines,
     resolve_judges,
     run_name,
-    wanted_engines,
 )
 from vlsb.evaluation.options import RunOptions, as_flag
 from vlsb.evaluation.session import Plan, Resolved
@@ -53,7 +53,7 @@ async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncI
     """
     resolved = await resolve_run(options, surroundings.environment, surroundings.say)
     async with AsyncExitStack() as held:
-        leased = await lease_engines(resolved.wanted, surroundings, held, max_restarts=options.max_restarts)
+        leased = await lease_engines(resolved.needs, surroundings, held, max_restarts=options.max_restarts)
         yield resolved.on_engines(leased)
 
 
@@ -63,10 +63,10 @@ async def open_judging(
 ) -> AsyncIterator[Resolved]:
     """Open the plan of `vlsb judge RUN`, or of its judges alone without a run, with leases of engines."""
     resolved = await resolve_judging(run, options, surroundings.environment)
-    if options.replicas > 1 and not resolved.wanted:
+    if options.replicas > 1 and not resolved.needs:
         raise ConfigError("--replicas is for engines that vlsb starts, and no judge is a local model.")
     async with AsyncExitStack() as held:
-        leased = await lease_engines(resolved.wanted, surroundings, held, max_restarts=options.max_restarts)
+        leased = await lease_engines(resolved.needs, surroundings, held, max_restarts=options.max_restarts)
         yield resolved.on_engines(leased)
 
 
@@ -79,12 +79,12 @@ async def judge_hosted(
     Without a local judge, or with several, which may not fit beside each other, nothing is started here.
     Raises as `engine_lease`.
     """
-    wanted = await in_thread(lambda _: wanted_engines(options, resolve_judges(options)))
-    if len(wanted) != 1:
+    needs = await in_thread(lambda _: needed_engines(options, resolve_judges(options)))
+    if len(needs) != 1:
         yield ()
         return
-    (judge,) = wanted.values()
-    async with host_engines(judge, surroundings) as servers:
+    (need,) = needs.values()
+    async with host_engines(need, surroundings) as servers:
         yield servers
 
 
@@ -155,10 +155,10 @@ def _plan(
     judges = Judges()
     if not options.no_judge:
         judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), judges)
-    wanted = problems.of(lambda: wanted_engines(options, judges, target), dict[str, Wanted]())
+    needs = problems.of(lambda: needed_engines(options, judges, target), dict[str, EngineNeed]())
     settings = None
     if target is not None:
-        profile = wanted[TARGET].model if TARGET in wanted else target.profile
+        profile = needs[TARGET].model if TARGET in needs else target.profile
         settings = problems.of(lambda: replace(target, profile=profile).settings(options), None)
     models = ({} if settings is None else {TARGET: settings}) | judges.models
     credentials = {
@@ -172,7 +172,7 @@ def _plan(
     plan = Plan(directory, settings, judges.setups, data_root, prices=prices, **shared)
     _require_batches(plan)
     _require_prices(plan)
-    return Resolved(plan, credentials, wanted)
+    return Resolved(plan, credentials, needs)
 
 
 def refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:

@@ -105,18 +105,18 @@ class Batches:
         if not rest and request.method == "POST":
             return self._make(request)
         # The batches that the request's key knows, the newest first.
-        known = [
+        own = [
             each
             for each in reversed(self._batches.values())
             if not self.has_projects or each.owner == request.bearer
         ]
         if not rest:
             listed = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
-            listed += [_described(each) for each in known if each.listed_at <= self._list_looks]
+            listed += [_described(each) for each in own if each.listed_at <= self._list_looks]
             self._list_looks += 1
             page = {"object": "list", "data": listed, "has_more": False}
             return Reply(body=page) if self.lists else UNKNOWN
-        if (batch := next((each for each in known if each.id == rest[0]), None)) is None:
+        if (batch := next((each for each in own if each.id == rest[0]), None)) is None:
             return UNKNOWN
         batch.looks += 1
         if batch.looks <= batch.plan.unknown:

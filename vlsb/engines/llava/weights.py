@@ -70,8 +70,8 @@ def served_name(name: str) -> str | None:
     """
     if _COMPUTED.search(name):
         return None
-    if found := re.fullmatch(r"model\.mm_projector\.([02])\.(weight|bias)", name):
-        return f"multi_modal_projector.{_PROJECTOR[found[1]]}.{found[2]}"
+    if match := re.fullmatch(r"model\.mm_projector\.([02])\.(weight|bias)", name):
+        return f"multi_modal_projector.{_PROJECTOR[match[1]]}.{match[2]}"
     if name.startswith("model.vision_tower.vision_tower.vision_model."):
         return name.removeprefix("model.vision_tower.")
     is_language = name == "lm_head.weight" or re.match(r"model\.(?:layers\.|norm\.|embed_tokens\.)", name)
