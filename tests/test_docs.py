@@ -37,7 +37,7 @@ from vlsb import config, errors, strict_json
 from vlsb.analysis.gate import GateDecision
 from vlsb.cli import views
 from vlsb.cli.app import app
-from vlsb.endpoints import connections, rates
+from vlsb.endpoints import connections, rate_limits
 from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT, ENGINE_KILLED
 from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event
@@ -664,8 +664,8 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
     }
     assert f"up to {policy.backoff_cap_s:g} s" in page
     assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row end for the same reason" in page
-    assert f"used to {100 * rates.AIM:g} %" in page
-    assert f"at most {rates.AHEAD:g} times the limit ({rates.WINDOW_AHEAD:g} times" in page
+    assert f"used to {100 * rate_limits.AIM:g} %" in page
+    assert f"at most {rate_limits.AHEAD:g} times the limit ({rate_limits.WINDOW_AHEAD:g} times" in page
 
 
 def test_every_word_of_the_panel_is_explained() -> None:

@@ -25,7 +25,7 @@ from vlsb.data.samples import load_rows
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.headers import ABSURD_S, duration_s, named_limits, reset_after_s, retry_after_s
-from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
+from vlsb.endpoints.rate_limits import LONGEST_WAIT_S, Caps, RateModel
 from vlsb.errors import DatasetError, StoreError, VlsbError
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import UnreadableVerdict, declines, parse_verdict

@@ -16,7 +16,7 @@ from tests.support.datasets import write_dataset
 from tests.support.endpoint import asked, labelling, sample_of, settle
 from tests.support.run_files import tree
 from tests.support.waiting import wait_until
-from vlsb.endpoints.rates import AIM, CATCH_UP_S
+from vlsb.endpoints.rate_limits import AIM, CATCH_UP_S
 from vlsb.simulator import Action, Request, Simulator, SimulatorThread, Stall, answer, error, models, verdict
 
 SAMPLES = 4

@@ -127,13 +127,13 @@ PLANTED = {
     ),
     "twice a named limit": Planted(
         "requests leave at twice the rate of the limit that the headers name",
-        "endpoints/rates.py",
+        "endpoints/rate_limits.py",
         "append(named.per_s)\n",
         "append(2 * named.per_s)\n",
     ),
     "unread limits": Planted(
         "what the headers say about limits is not looked at",
-        "endpoints/rates.py",
+        "endpoints/rate_limits.py",
         "        if not limits:\n            return\n",
         "        if limits is not None:\n            return\n",
     ),
@@ -145,7 +145,7 @@ PLANTED = {
     ),
     "half a pause": Planted(
         "half of the time is waited out for which a provider asks",
-        "endpoints/rates.py",
+        "endpoints/rate_limits.py",
         "        self._paused_until = max(self._paused_until, now + pause)\n",
         "        self._paused_until = max(self._paused_until, now + pause / 2)\n",
     ),

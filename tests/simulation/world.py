@@ -31,7 +31,7 @@ import vlsb.simulator.server
 import vlsb.steps
 from tests.simulation.loop import LONGEST_THREAD_S, SimulatedLoop
 from vlsb.config import UPLOAD_BYTES
-from vlsb.endpoints.rates import Accounts
+from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.traffic import UploadBudget
 from vlsb.endpoints.transport import Upload
 

@@ -16,7 +16,7 @@ from vlsb.cli.screen import Screen
 from vlsb.data import check_dataset, fetch_dataset
 from vlsb.errors import ConfigError, DatasetError
 from vlsb.evaluation.options import Option
-from vlsb.reports.dataset import dataset_text
+from vlsb.reports.data_check import dataset_text
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch the data set, or check a copy of it.")
 

@@ -17,7 +17,7 @@ from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
-from vlsb.reports import documents, terminal, writers
+from vlsb.reports import documents, rates_table, writers
 from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
@@ -243,5 +243,5 @@ def _written(summaries: list[Summary], form: str, *, width: int, color: bool) ->
         return special[form](summaries)
     if form != "table":
         return writers.write(rates_report(summaries), form, width=width, color=color)
-    text, counts = terminal.render(summaries, width=width, color=color), guards_of(summaries)
+    text, counts = rates_table.render(summaries, width=width, color=color), guards_of(summaries)
     return f"{text}\n\n{guards_table(counts)}" if counts else text

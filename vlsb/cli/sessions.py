@@ -58,8 +58,8 @@ from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.notes import guards_table
+from vlsb.reports.rates_table import render
 from vlsb.reports.report import counted
-from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run, no_run, read_manifest, require_run
 from vlsb.store.state import RunState, has_answers, load_state

@@ -28,8 +28,8 @@ from vlsb.errors import ConfigError, first_of
 from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.rates_table import render_rates
 from vlsb.reports.report import Table, Words, counted, dollars, duration
-from vlsb.reports.terminal import render_rates
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.cells import Cell, Counts, LineCounter, SweepWork, matrix

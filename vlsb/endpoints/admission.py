@@ -18,7 +18,7 @@ from vlsb.config import Party
 from vlsb.endpoints.connections import Phase
 from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.headers import NamedLimit
-from vlsb.endpoints.rates import Account
+from vlsb.endpoints.rate_limits import Account
 from vlsb.endpoints.replica import Obstacle, Pass, Replica
 from vlsb.endpoints.request import Draft
 from vlsb.endpoints.retry import Attempts, Fate

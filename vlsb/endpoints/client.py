@@ -20,7 +20,7 @@ from vlsb import strict_json
 from vlsb.config import Endpoint, Party
 from vlsb.dialect import Dialect, begins_thought
 from vlsb.endpoints.admission import Admission
-from vlsb.endpoints.batch import BatchService
+from vlsb.endpoints.batch_api import BatchService
 from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, Reply, read_completion
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor

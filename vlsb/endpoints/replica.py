@@ -17,7 +17,7 @@ from vlsb.endpoints.connect import Client
 from vlsb.endpoints.connections import ConnectionLimit, Health
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
-from vlsb.endpoints.rates import Account, Departure
+from vlsb.endpoints.rate_limits import Account, Departure
 from vlsb.endpoints.retry import Attempts, EngineGuard, Rejections
 from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event, RunContext

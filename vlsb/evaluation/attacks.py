@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlsb.data import mini_root, write_on_image
-from vlsb.endpoints.rates import Accounts
+from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.request import ReadImage
 from vlsb.endpoints.retry import EngineGuard
 from vlsb.endpoints.traffic import Traffic

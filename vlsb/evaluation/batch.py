@@ -18,7 +18,7 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from vlsb.endpoints.batch import BatchService, CallFailed, Results, read_results, reply_of
+from vlsb.endpoints.batch_api import BatchService, CallFailed, Results, read_results, reply_of
 from vlsb.endpoints.client import Answered, EndpointClient
 from vlsb.endpoints.completions import is_success
 from vlsb.endpoints.faults import Decision

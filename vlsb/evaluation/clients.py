@@ -25,12 +25,12 @@ from vlsb.config import (
 )
 from vlsb.dialect import THOUGHT_TAGS, USUAL_TAG, Dialect
 from vlsb.endpoints.admission import Admission
-from vlsb.endpoints.batch import BatchService
+from vlsb.endpoints.batch_api import BatchService
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, open_sdk, proxy_of
 from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor
-from vlsb.endpoints.rates import Accounts, Caps
+from vlsb.endpoints.rate_limits import Accounts, Caps
 from vlsb.endpoints.replica import Replica, place_of
 from vlsb.endpoints.request import asks_for_structure, first_guess
 from vlsb.endpoints.retry import EngineGuard

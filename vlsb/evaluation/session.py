@@ -21,7 +21,7 @@ from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, load_name
 from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.rates import Accounts
+from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane

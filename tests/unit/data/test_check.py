@@ -12,7 +12,7 @@ from tests.support.datasets import sample_row, write_dataset
 from tests.support.records import digest_of
 from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
 from vlsb.records import PUBLISHED_IDS, Untrusted
-from vlsb.reports.dataset import dataset_text
+from vlsb.reports.data_check import dataset_text
 
 
 @pytest.fixture

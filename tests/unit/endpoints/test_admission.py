@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vlsb.config import Endpoint
 from vlsb.endpoints.admission import Line
 from vlsb.endpoints.credentials import Secret
-from vlsb.endpoints.rates import Account, Accounts, Caps
+from vlsb.endpoints.rate_limits import Account, Accounts, Caps
 from vlsb.endpoints.traffic import UploadBudget
 from vlsb.errors import GapsError
 from vlsb.models.providers import limited_as

@@ -29,7 +29,7 @@ from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
-from vlsb.endpoints.rates import Account
+from vlsb.endpoints.rate_limits import Account
 from vlsb.endpoints.replica import Replica
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended, EngineGuard

@@ -30,12 +30,12 @@ from vlsb.data.samples import load_rows
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
 from vlsb.endpoints.headers import ABSURD_S, named_limits
-from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
+from vlsb.endpoints.rate_limits import LONGEST_WAIT_S, Caps, RateModel
 from vlsb.errors import DatasetError, ImageError, RunMismatchError, StoreError, VlsbError
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
 from vlsb.records import Label, Outcome, Untrusted
-from vlsb.reports.terminal import render
+from vlsb.reports.rates_table import render
 from vlsb.store import codec
 from vlsb.store.manifest import Manifest, manifest_text, read_manifest, require_match
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state

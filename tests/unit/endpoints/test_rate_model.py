@@ -22,7 +22,7 @@ from tests.support.limiters import (
     WithStranger,
 )
 from vlsb.endpoints.headers import NamedLimit, Unit
-from vlsb.endpoints.rates import AIM, CATCH_UP_S, MINUTE_S, Caps, RateModel
+from vlsb.endpoints.rate_limits import AIM, CATCH_UP_S, MINUTE_S, Caps, RateModel
 from vlsb.records import Usage
 
 REQUESTS = 4482

@@ -27,7 +27,7 @@ from vlsb.config import (
 from vlsb.data import Selection, load_dataset
 from vlsb.dialect import Dialect
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.rates import Accounts
+from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import (
     AuthenticationError,

@@ -19,7 +19,7 @@ from tests.support.records import make_image, make_response, make_sample
 from vlsb.config import Endpoint, ModelSettings, RetryPolicy, Sampling
 from vlsb.dialect import THOUGHT_TAGS, Dialect
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.rates import Accounts
+from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.request import ReadImage
 from vlsb.endpoints.traffic import Traffic
 from vlsb.evaluation.clients import ClientSetup, open_clients

@@ -24,8 +24,8 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order, to_latex, to_markdown, to_parquet
 from vlsb.reports.encode import for_json, for_terminal
 from vlsb.reports.notes import mark, reasons, row_name
+from vlsb.reports.rates_table import render
 from vlsb.reports.report import Sentence, text_of
-from vlsb.reports.terminal import render
 
 
 def test_rows_alike_have_no_mark_and_no_word_about_it() -> None:

@@ -26,8 +26,8 @@ from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_latex, to_markdown
 from vlsb.reports.encode import for_json
 from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
+from vlsb.reports.rates_table import render, summary_table
 from vlsb.reports.report import duration, text_of
-from vlsb.reports.terminal import render, summary_table
 
 CATEGORIES = {
     "Erotic": 343,

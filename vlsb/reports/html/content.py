@@ -24,7 +24,7 @@ from vlsb.records import Failure, Key, Outcome, Response, Untrusted, Verdict, is
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
-from vlsb.reports.html.board import Links, board_markup
+from vlsb.reports.html.several_runs import Links, board_markup
 from vlsb.reports.html.summary import DescribedSummary, Markup, element, summary_markup
 from vlsb.reports.notes import EXPLANATIONS
 from vlsb.reports.paper import methods_paragraph
