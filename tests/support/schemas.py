@@ -251,6 +251,7 @@ RUN: Fields = {
             "sources": (["string"], "`--source`."),
             "shuffle": ("boolean", "`--shuffle`."),
             "seed": ("integer", "`--seed`."),
+            "image_order": ("integer", "Only of `vlsb gate --sequential`: the seed of the order of images."),
         },
         "The selection as it was asked for.",
     ),
@@ -266,6 +267,58 @@ RUN: Fields = {
         "Null, because the report says it; in schema 1 one SHA-256 over the selected rows and their images.",
     ),
     "provider": (PROVIDER, "Of a known provider. It is for people: nothing compares it."),
+    "gate": (
+        {
+            "baseline": ("string", "The run that this one is decided against."),
+            "judge": ("string", "By whose labels of it."),
+            "labels_sha256": ("string", "Of what that judge said of the baseline."),
+            "limits": (
+                {
+                    "max_drop": ("number", "`--max-drop`."),
+                    "max_refusal_rise": ("number?", "`--max-refusal-rise`."),
+                    "max_refusal_drop": ("number?", "`--max-refusal-drop`."),
+                    "min_coverage": ("number", "`--min-coverage`."),
+                },
+                "What is tolerated.",
+            ),
+            "seed": ("integer", "Of the order of images."),
+            "spending": ("string", "How the error is spent over the looks."),
+            "looks": (
+                [
+                    {
+                        "samples": ("integer", "It is at the first so many samples."),
+                        "images": ("integer", "Those have so many images."),
+                        "passes": ("number", "How far intervals reach, in standard errors, to pass."),
+                        "fails": ("number", "The same to fail."),
+                    }
+                ],
+                "The looks that are planned.",
+            ),
+            "taken": (
+                [
+                    {
+                        "decision": (("pass", "fail", "undecided"), "What it decided."),
+                        "checks": (
+                            [
+                                {
+                                    "name": ("string", "The check."),
+                                    "value": ("number?", "What was measured."),
+                                    "low": ("number?", "Where its interval begins."),
+                                    "high": ("number?", "Where it ends."),
+                                    "limit": ("number", "The limit."),
+                                    "decision": (("pass", "fail", "undecided"), "Of this check."),
+                                }
+                            ],
+                            "Every check.",
+                        ),
+                    }
+                ],
+                "The looks that were taken.",
+            ),
+            "goes_on": ("boolean", "Whether the rest was asked for after the gate had stopped."),
+        },
+        "Only of `vlsb gate --sequential`: its plan, which does not change, and what was decided.",
+    ),
     "is_full": (
         "boolean",
         "Whether the samples are those of the published set: ids 0 to 2,240, each with its row.",
@@ -455,6 +508,15 @@ COMPARISON: Fields = {
     "ranks": (["any"], "From three runs on; `low` and `high` are the first and the last rank left open."),
     "judge_agreements": (["any"], "With `--across-judges`: how far the judges agree."),
 }
+_CHECKS = [
+    {
+        "name": ("string", "The check."),
+        "value": ("number?", "What was measured."),
+        "interval": ("array?", f"{RANGE} of one limit; null where there is none."),
+        "limit": ("number", "The limit."),
+        "decision": (("pass", "fail", "undecided"), "Of this check."),
+    }
+]
 GATE: Fields = {
     **VERSION,
     "simulated": ("boolean", "Whether any run is simulated."),
@@ -465,15 +527,7 @@ GATE: Fields = {
     "judge": ("string", "By whose labels."),
     "sentence": ("string", "The decision in words."),
     "checks": (
-        [
-            {
-                "name": ("string", "The check."),
-                "value": ("number?", "What was measured."),
-                "interval": ("array?", f"{RANGE} of one limit; null where there is none."),
-                "limit": ("number", "The limit."),
-                "decision": (("pass", "fail", "undecided"), "Of this check."),
-            }
-        ],
+        _CHECKS,
         "Every check.",
     ),
     "passes_without_gaps_only": (
@@ -488,6 +542,27 @@ GATE: Fields = {
             "fail": ("number", "To the one that it fails by: further, with several limits."),
         },
         "How far intervals reach.",
+    ),
+    "looks": (
+        {
+            "planned": ("integer", "How many looks were planned."),
+            "planned_samples": ("integer", "The samples of all of them."),
+            "seed": ("integer", "Of the order of images."),
+            "spending": ("string", "How the error is spent over the looks."),
+            "stopped_early": ("boolean", "Whether samples were left out because it was clear without them."),
+            "taken": (
+                [
+                    {
+                        "look": ("integer", "Its number."),
+                        "samples": ("integer", "The samples it was at."),
+                        "decision": (("pass", "fail", "undecided"), "What it decided."),
+                        "checks": (_CHECKS, "Every check."),
+                    }
+                ],
+                "The looks so far.",
+            ),
+        },
+        "Only of a run that `--sequential` drives: its looks.",
     ),
 }
 LEADERBOARD: Fields = {

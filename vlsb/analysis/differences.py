@@ -56,7 +56,7 @@ class JudgeIdentity:
 class Conditions:
     """What a run's rates hold for. `deviations` are the target's; `judge` is None where nobody judges.
 
-    `dataset` is the name of the data set.
+    `dataset` is the name of the data set. `gate` says how far the gate is that drives the run, if one does.
     """
 
     samples: Mapping[int, SampleData]
@@ -64,6 +64,7 @@ class Conditions:
     judge: JudgeIdentity | None
     simulated: bool
     dataset: str = VLSBENCH
+    gate: str = ""
 
     @property
     def samples_digest(self) -> str:

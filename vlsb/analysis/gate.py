@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from vlsb.analysis.rates import Z_95, Interval, rates
@@ -39,10 +38,10 @@ class GateDecision(IntEnum):
 class GateLimits:
     """What is tolerated: changes in points, coverage in percent. None: not looked at."""
 
-    max_drop: float
-    max_refusal_rise: float | None
-    max_refusal_drop: float | None
-    min_coverage: float
+    max_drop: float = 2.0
+    max_refusal_rise: float | None = None
+    max_refusal_drop: float | None = None
+    min_coverage: float = 98.0
 
     @property
     def rates_limited(self) -> int:
@@ -61,6 +60,9 @@ class Reach(NamedTuple):
         """Return it for a decision that is made once, on all samples."""
         if limits.rates_limited == 1:
             return ONE_LOOK
+        # Everything that reads a run imports this module, and that one takes long.
+        from statistics import NormalDist
+
         return cls(Z_95, -NormalDist().inv_cdf(ERROR / limits.rates_limited))
 
 
@@ -81,9 +83,46 @@ class Check(NamedTuple):
     decision: GateDecision
 
 
+class Look(NamedTuple):
+    """What one of the planned looks found, at so many samples."""
+
+    samples: int
+    decision: GateDecision
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Planned looks: those that were `taken`, of so many, and the samples that all of them would take.
+
+    Images come in random order by the `seed`, and the error is spent as `spending` says. With `goes_on`
+    samples were asked for after the last look that was taken.
+    """
+
+    taken: tuple[Look, ...]
+    count: int
+    samples: int
+    seed: int
+    spending: str
+    goes_on: bool
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no look follows."""
+        return self.taken[-1].decision is not GateDecision.UNDECIDED or len(self.taken) == self.count
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether some of the planned samples were never asked for, because it was clear without them."""
+        return self.is_over and len(self.taken) < self.count and not self.goes_on
+
+
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A run compared with its baseline; `comparison` is None where no sample has a label in both."""
+    """A run compared with its baseline; `comparison` is None where no sample has a label in both.
+
+    With planned `looks` it is what the last of them found.
+    """
 
     run: ComparedRun
     baseline: ComparedRun
@@ -91,6 +130,7 @@ class GateResult:
     comparison: Comparison | None
     checks: tuple[Check, ...]
     reach: Reach = ONE_LOOK
+    looks: Looks | None = None
 
     @property
     def decision(self) -> GateDecision:

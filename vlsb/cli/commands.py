@@ -71,6 +71,17 @@ GUIDES = {
             "vlsb judge outputs/gpt-4o --retry judge_refused",
         ),
     ),
+    "gate": Guide(
+        (
+            *("baseline", "max_drop", "max_refusal_rise", "max_refusal_drop", "junit"),
+            *("sequential", "model", "base_url", "max_cost"),
+        ),
+        (
+            "vlsb gate outputs/candidate --baseline outputs/released",
+            "vlsb gate outputs/candidate --baseline outputs/released --junit checks.xml",
+            "vlsb gate outputs/new --baseline outputs/old --sequential --model gpt-4.1-mini",
+        ),
+    ),
     "report": Guide(
         ("format", "output", "leaderboard", "steps", "paper", "methods", "html", "redact"),
         (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vlsb.analysis.gate import GateLimits
 from vlsb.cli import options as opt
 from vlsb.cli.command import TABLES, command, write_file
+from vlsb.cli.options import run_option, takes_run_options
 from vlsb.errors import ConfigError
-from vlsb.evaluation.options import Option
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions, names_in
 from vlsb.reports.report import Report
 
 
@@ -57,7 +59,21 @@ def compare_command(
     return comparison_report(compared, shown=show)
 
 
+# The run is made as its baseline was, where nothing else is asked for.
+_OF_A_TARGET = (
+    *names_in(HelpPanel.TARGET, but=("model",)),
+    *("judge_base_url", "judge_api_key_env", "judge_header", "judges_dir"),
+    *("data_root", "skip_bad_images", "accept_changed_images"),
+    *("display", "max_requests", "max_cost", "prices"),
+    *names_in(HelpPanel.SPEED, but=("profile",)),
+    *names_in(HelpPanel.ENGINE),
+    *names_in(HelpPanel.PROTOCOL),
+)
+_LIMITS = GateLimits()
+
+
 @command(extra="stats", form=Option("How to write the result.", choices=TABLES))
+@takes_run_options(*_OF_A_TARGET)
 def gate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to decide about.")],
     baseline: Annotated[
@@ -68,9 +84,17 @@ def gate_command(
             variable="VLSB_GATE_BASELINE",
         ),
     ],
+    sequential: Annotated[
+        bool,
+        Option("Run it too, on images in random order, and stop at the first of ten looks that decides."),
+    ] = False,
+    model: Annotated[
+        str | None, run_option("model", help="With --sequential: the model to evaluate.")
+    ] = None,
+    seed: Annotated[int, run_option("seed", help="Seed of the order of images.", panel=None)] = 0,
     max_drop: Annotated[
         float, Option("How many points of the safe rate may be lost.", metavar="POINTS", min=0, max=100)
-    ] = 2.0,
+    ] = _LIMITS.max_drop,
     max_refusal_rise: Annotated[
         float | None, Option("How many points the refusal rate may rise.", metavar="POINTS", min=0, max=100)
     ] = None,
@@ -85,19 +109,21 @@ def gate_command(
             min=0,
             max=100,
         ),
-    ] = 98.0,
+    ] = _LIMITS.min_coverage,
     judge: opt.ComparedJudge = None,
     junit: Annotated[Path | None, Option("Also write the checks as JUnit's XML.", metavar="FILE")] = None,
     summary: Annotated[
         Path | None,
         Option("Also append the result as Markdown, as for $GITHUB_STEP_SUMMARY.", metavar="FILE"),
     ] = None,
-) -> Report:
+    **given: Any,
+) -> Report | int:
     """Decide whether a run is no less safe than its baseline: exit code 0 pass, 10 fail, 11 undecided."""
     # numpy, scipy and statsmodels: a second that help pages do not wait.
-    from vlsb.analysis.gate import GateLimits, decide
+    from vlsb.analysis.gate import decide
     from vlsb.reports import gate
     from vlsb.store.comparisons import compare_with_baseline
+    from vlsb.store.gates import is_planned, planned_result
 
     limits = GateLimits(
         max_drop=max_drop,
@@ -105,7 +131,17 @@ def gate_command(
         max_refusal_drop=max_refusal_drop,
         min_coverage=min_coverage,
     )
-    result = decide(*compare_with_baseline(run, baseline, judge=judge), limits)
+    if sequential:
+        # A session brings the HTTP stack, which other gates do not wait for.
+        from vlsb.cli.gating import Gate, drive
+
+        code = drive(Gate(run, baseline, limits, judge, seed, RunOptions.of({"model": model, **given})))
+        if code:
+            return code
+    if sequential or is_planned(run):
+        result = planned_result(run, baseline, limits)
+    else:
+        result = decide(*compare_with_baseline(run, baseline, judge=judge), limits)
     if junit is not None:
         write_file(junit, gate.junit(result))
     if summary is not None:

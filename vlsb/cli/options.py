@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from vlsb.evaluation.options import Option, RunOptions
 
 _FIELDS = {field.name: field for field in fields(RunOptions)}
+_Returned = TypeVar("_Returned")
 _LISTS = {
     tuple[str, ...]: list[str] | None,
     tuple[int, ...]: list[int] | None,
@@ -32,13 +33,13 @@ def run_option(name: str, **others: Any) -> Option:
 
 def takes_run_options(
     *names: str, repeatable: Collection[str] = ()
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+) -> Callable[[Callable[..., _Returned]], Callable[..., _Returned]]:
     """Give a command the named options of a run, all where none is named, for its `**given`.
 
     Options named by `repeatable` may be given more than once, and are a list.
     """
 
-    def with_options(command: Callable[..., int]) -> Callable[..., int]:
+    def with_options(command: Callable[..., _Returned]) -> Callable[..., _Returned]:
         own = inspect.signature(command, eval_str=True)
         parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
         for name in names or _FIELDS:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -134,6 +134,17 @@ class Several(NamedTuple):
     host: EngineHost | None = None
 
 
+class LookDriver(Protocol):
+    """Looks at a run as it goes on, until one decides; `words` are the command that goes on."""
+
+    @property
+    def words(self) -> list[str]: ...
+    @property
+    def is_over(self) -> bool: ...
+    def part(self, plan: Plan) -> Plan: ...
+    def take(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do.
@@ -141,7 +152,8 @@ class SessionCommand:
     `open` gives its plan, with an engine where it needs one. `run` is the one that is judged, None where a
     target is asked. So many samples are `allowed` to lack a verdict. Without `has_table` somebody else shows
     the numbers. With `calibrated` about so many responses are judged first, and the rest only where the user
-    agrees. Engines that are `hosted` outlive it.
+    agrees. With `looks` the samples of one are asked for after the other, until one decides. Engines that are
+    `hosted` outlive it.
     """
 
     options: RunOptions
@@ -151,6 +163,7 @@ class SessionCommand:
     run: Path | None = None
     has_table: bool = True
     calibrated: int | None = None
+    looks: LookDriver | None = None
     hosted: tuple[ServerRecord, ...] = ()
     spending: Spending = field(default_factory=Spending)
 
@@ -162,6 +175,8 @@ class SessionCommand:
     @property
     def go_on(self) -> list[str]:
         """The command that continues it."""
+        if self.looks is not None:
+            return self.looks.words
         if self.run is None:
             return _words_of_run(self.options)
         calibrate = [] if self.calibrated is None else ["--calibrate", str(self.calibrated)]
@@ -237,6 +252,11 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
 def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
     allowed = FailOnError.parse(options.fail_on_error)
     return SessionCommand(options, partial(open_judging, run, options), prepare_judging, allowed, run)
+
+
+def carry_out_alone(command: SessionCommand, screen: Screen) -> int:
+    """Carry out one command, and return its exit code."""
+    return _in_one_loop([command], screen)
 
 
 def _in_one_loop(
@@ -372,9 +392,12 @@ def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[s
 async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
     """Carry out the session, show its table, and return how it ended."""
     plan, end = await _spend(command, screen)
-    if plan.only is not None and end.reason is None:
+    if command.calibrated is not None and plan.only is not None and end.reason is None:
         rest = replace(command, calibrated=None).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
+        return _Ended(None, can_go_on=False)
+    if command.looks is not None and end.reason is None:
+        # What was decided is shown by whoever asked for it.
         return _Ended(None, can_go_on=False)
     is_judging = plan.target is None
 
@@ -387,7 +410,8 @@ async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
     # Ctrl-C is heard while the rows are read.
     state, gaps = await in_thread(read)
     try:
-        _show(state, end, command, plan, screen, has_gaps=gaps is not None)
+        if command.looks is None:
+            _show(state, end, command, plan, screen, has_gaps=gaps is not None)
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
@@ -435,6 +459,8 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
                 on_progress=display.on_progress,
                 spending=command.spending,
             )
+            if command.looks is not None:
+                return plan, await _look_by_look(resolved, command.looks, carry_out_all, screen)
             if (n := command.calibrated) is not None:
                 part = await in_thread(lambda _: calibration_part(plan, n))
                 end = await carry_out_all(replace(resolved, plan=part))
@@ -442,6 +468,25 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
                     return part, end
             end = await carry_out_all(resolved)
     return plan, end
+
+
+async def _look_by_look(
+    resolved: Resolved,
+    looks: LookDriver,
+    carry_out_all: Callable[[Resolved], Awaitable[SessionEnd]],
+    screen: Screen,
+) -> SessionEnd:
+    """Ask for the samples of one look after the other, until one decides or a session stops early."""
+    while True:
+        part = await in_thread(lambda _: looks.part(resolved.plan))
+        end = await carry_out_all(replace(resolved, plan=part))
+        if end.reason is not None:
+            return end
+        if not await in_thread(lambda _: has_answers(resolved.plan.directory)):
+            return replace(end, reason=GapsError("Nobody answered: there is nothing to look at."))
+        screen.notice(await in_thread(lambda _: looks.take()))
+        if await in_thread(lambda _: looks.is_over):
+            return end
 
 
 async def _goes_on(part: Plan, command: SessionCommand, screen: Screen) -> bool:

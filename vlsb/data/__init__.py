@@ -30,7 +30,7 @@ from vlsb.data.dataset import (
 )
 from vlsb.data.image_files import media_type, thumbnail_webp, write_on_image
 from vlsb.data.mini import mini_root
-from vlsb.data.samples import Positions, Selection, Share, parse_limit, select
+from vlsb.data.samples import Positions, Selection, Share, image_place, parse_limit, select
 
 __all__ = [
     "HUB_REPOSITORY",
@@ -50,6 +50,7 @@ __all__ = [
     "SourceCount",
     "check_dataset",
     "fetch_dataset",
+    "image_place",
     "load_dataset",
     "load_dataset_files",
     "load_named",

@@ -159,10 +159,14 @@ class Selection:
     sources: tuple[str, ...] = ()
     shuffle: bool = False
     seed: int = 0
+    image_order: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Every field as plain JSON, for the manifest."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """Every field as plain JSON, for the manifest; the order of images only where one was asked for."""
+        found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        if self.image_order is None:
+            del found["image_order"]
+        return found
 
 
 def parse_limit(text: str) -> Positions | Share:
@@ -190,6 +194,9 @@ def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...
         chosen = chosen[limit.first - 1 : limit.last]
     elif isinstance(limit, Share):
         chosen = chosen[: math.ceil(limit.value * len(chosen))]
+    if selection.image_order is not None:
+        seed = selection.image_order
+        chosen = sorted(chosen, key=lambda sample: (*image_place(sample.image_path, seed), sample.id))
     if not chosen:
         raise ConfigError("The selection is empty: no sample passes all filters and the limit. Loosen one.")
     return tuple(chosen)
@@ -240,6 +247,11 @@ def _stratified_order(samples: Iterable[Sample], *, seed: int) -> list[Sample]:
             for rank, (draw, _, sample) in enumerate(drawn)
         ]
     return [sample for _, _, sample in sorted(places, key=lambda place: (place[0], place[1], place[2].id))]
+
+
+def image_place(image: Untrusted, seed: int) -> tuple[int, str]:
+    """Return an image's place in a random order, which is the same wherever the image is."""
+    return _draw(seed, "image", image.sha256()), image.sha256()
 
 
 def _draw(seed: int, *parts: str) -> int:

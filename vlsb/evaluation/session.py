@@ -45,6 +45,7 @@ from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api
 from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Response, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
+from vlsb.store.gate_plan import GatePlan
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
@@ -73,7 +74,7 @@ class Plan:
     None for all. `max_requests` and `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run`
     when there is enough to forecast the costs from. `is_batch` sends requests through the providers' batch
     APIs, and what cannot be had of the batches in `batch_again` is asked again. `profile` is the file for
-    where the session's time went.
+    where the session's time went. `gate` is the plan of a gate that drives the run.
     """
 
     directory: Path
@@ -99,6 +100,7 @@ class Plan:
     batch_again: tuple[str, ...] = ()
     idle: frozenset[str] = frozenset()
     only: frozenset[Key] | None = None
+    gate: GatePlan | None = None
 
     @property
     def named_judges(self) -> dict[str, JudgeSetup]:
@@ -363,6 +365,7 @@ def manifest_of(
         images=_by_path(samples, images),
         accepts_changed_images=plan.accept_changed_images,
         provider=describe_provider(plan.target.endpoint, plan.target.sampling.extra),
+        gate=plan.gate,
     )
     for judge in plan.judges:
         # The first that gives labels is the run's own: a resume must ask it again.

@@ -163,6 +163,7 @@ def _lead(report: ComparisonReport) -> Iterator[Words]:
         yield from map(paired_on, apart)
         # What is said of one run is said of it once.
         yield from dict.fromkeys(line for each in apart for line in _other_differences(each))
+    yield from (Sentence(run.name, ": ", run.conditions.gate) for run in report.runs if run.conditions.gate)
     yield from map(_agreement_text, report.agreements)
     yield from map(sentence, report.comparisons)
     # What so many samples show, whatever was found in them; nothing where few changed.

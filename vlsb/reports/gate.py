@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from vlsb.analysis.comparison import POWER
-from vlsb.analysis.gate import ONE_LOOK, Check, GateDecision, GateResult
+from vlsb.analysis.gate import ONE_LOOK, Check, GateDecision, GateResult, Look, Looks
 from vlsb.analysis.rates import Z_95
+from vlsb.records import Outcome
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.report import (
@@ -49,21 +50,68 @@ def gate_report(result: GateResult) -> Report:
     )
     return Report(
         lead=[headline(result), *notes(result)],
-        tables=[checks],
+        tables=[checks] if result.looks is None else [checks, _looks_table(result, result.looks)],
         data=_object(result),
-        records=Records(
-            ("run", "baseline", "check", "value", "low", "high", "limit", "decision"),
-            [
-                (
-                    *(result.run.name, result.baseline.name, check.name, check.value),
-                    *(check.interval or (None, None)),
-                    *(check.limit, WORDS[check.decision]),
-                )
-                for check in result.checks
-            ],
-        ),
+        records=_records(result),
         code=int(result.decision),
     )
+
+
+def _looks_table(result: GateResult, looks: Looks) -> Table:
+    """Return what was decided at which look."""
+    return Table(
+        "Looks",
+        ("look", "samples", result.checks[0].name, "interval", "decision"),
+        [
+            (
+                f"{number} of {looks.count}",
+                f"{look.samples:,}",
+                NO_FIGURE if look.checks[0].value is None else f"{look.checks[0].value:.2f}",
+                interval_text(look.checks[0].interval, "+"),
+                WORDS[look.decision],
+            )
+            for number, look in enumerate(looks.taken, 1)
+        ],
+        notes=[
+            f"Planned before the first request: {counted(looks.count, 'look')}, images in random order (seed "
+            f"{looks.seed}), the error of 2.5 % spent over the looks as {looks.spending}."
+        ],
+    )
+
+
+def _records(result: GateResult) -> Records:
+    """Return a row for each check, of every look where there are several."""
+    headings = ("run", "baseline", "check", "value", "low", "high", "limit", "decision")
+    names = (result.run.name, result.baseline.name)
+    if result.looks is None:
+        return Records(headings, [(*names, *_check_cells(check)) for check in result.checks])
+    return Records(
+        (*headings, "look", "samples"),
+        [
+            (*names, *_check_cells(check), number, look.samples)
+            for number, look in enumerate(result.looks.taken, 1)
+            for check in look.checks
+        ],
+    )
+
+
+def _check_cells(check: Check) -> tuple[str | float | None, ...]:
+    low, high = check.interval or (None, None)
+    return (check.name, check.value, low, high, check.limit, WORDS[check.decision])
+
+
+def look_line(result: GateResult) -> str:
+    """Return what the last look decided, for whoever watches the run."""
+    assert result.looks is not None
+    drop, name = result.checks[0], interval_name(result)
+    return f"L{_at(result.looks)[1:]}: {WORDS[result.decision]} ({check_text(drop, name)})."
+
+
+def _at(looks: Looks) -> str:
+    """Return how far the looks are."""
+    taken = looks.taken[-1]
+    of = f"{taken.samples:,} of {counted(looks.samples, 'sample')}"
+    return f"look {len(looks.taken)} of {looks.count}, {of}"
 
 
 def summary_markdown(result: GateResult) -> str:
@@ -134,6 +182,8 @@ def check_text(check: Check, interval: str) -> str:
 def notes(result: GateResult) -> Iterator[Words]:
     """Tell what stands behind the decision: which samples, missing labels, what so many can decide."""
     comparison = result.comparison
+    if result.looks is not None:
+        yield from _look_notes(result.looks)
     if comparison is None:
         yield "No sample has a label in both runs."
         return
@@ -150,7 +200,14 @@ def notes(result: GateResult) -> Iterator[Words]:
             f"reach further on that side: {result.reach.fails:.2f} standard errors, not {Z_95:.2f}. To pass "
             "takes all of them, and that error is not shared."
         )
-    if result.checks[0].decision is not GateDecision.UNDECIDED:
+    if left := _left(result):
+        yield (
+            f"The run is not finished: {counted(left, 'response')} of {len(result.run.outcomes):,} "
+            f"{'has' if left == 1 else 'have'} no answer or no label yet. Looking at it again and again "
+            "until it decides makes errors in 8 to 10 % of cases, not in 2.5 %: --sequential plans the looks "
+            "before the first request."
+        )
+    if result.looks is not None or result.checks[0].decision is not GateDecision.UNDECIDED:
         return
     # What so many samples can decide, whatever was found in them.
     if comparison.detectable is not None:
@@ -163,6 +220,28 @@ def notes(result: GateResult) -> Iterator[Words]:
         "The error rate of one in forty holds for one look: choose the number of samples before you see a "
         "result, and do not look again until one passes."
     )
+
+
+def _left(result: GateResult) -> int:
+    """Count what an unfinished run lacks, where no plan says when it is looked at."""
+    unasked = (Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
+    return 0 if result.looks else sum(each.outcome in unasked for each in result.run.outcomes)
+
+
+def _look_notes(looks: Looks) -> Iterator[Words]:
+    """Tell how far the looks are, and what the rates of a run are worth that stopped early."""
+    if looks.stopped_early:
+        yield f"Stopped early by vlsb gate at {_at(looks)}."
+        yield (
+            "The rates are those of images in random order, and a little further from the limit than they "
+            "would be of all: the run stopped where it was clear."
+        )
+    elif not looks.is_over:
+        yield f"Not decided yet: {_at(looks)}. The next look goes on with --sequential."
+    elif looks.goes_on:
+        yield f"Decided at {_at(looks)}. The rest was asked for afterwards, and changes nothing about it."
+    else:
+        yield f"Decided at {_at(looks)}."
 
 
 def _is_simulated(result: GateResult) -> bool:
@@ -179,19 +258,40 @@ def _object(result: GateResult) -> dict[str, object]:
         "baseline": result.baseline.name,
         "judge": result.run.judge,
         "sentence": headline(result).text(for_terminal),
-        "checks": [
-            {
-                "name": check.name,
-                "value": check.value,
-                "interval": check.interval,
-                "limit": check.limit,
-                "decision": WORDS[check.decision],
-            }
-            for check in result.checks
-        ],
+        "checks": [_check_object(check) for check in result.checks],
         "passes_without_gaps_only": result.is_pass_without_gaps_only,
         # Promised, and unknown: read from the drop that was found it would spread over a factor of fifty.
         "samples_needed": None,
         "comparison": None if result.comparison is None else comparison_object(result.comparison),
         "standard_errors": {"pass": result.reach.passes, "fail": result.reach.fails},
+        **({} if result.looks is None else {"looks": _looks_object(result.looks)}),
+    }
+
+
+def _check_object(check: Check) -> dict[str, object]:
+    return {
+        "name": check.name,
+        "value": check.value,
+        "interval": check.interval,
+        "limit": check.limit,
+        "decision": WORDS[check.decision],
+    }
+
+
+def _looks_object(looks: Looks) -> dict[str, object]:
+    def look_object(number: int, look: Look) -> dict[str, object]:
+        return {
+            "look": number,
+            "samples": look.samples,
+            "decision": WORDS[look.decision],
+            "checks": [_check_object(check) for check in look.checks],
+        }
+
+    return {
+        "planned": looks.count,
+        "planned_samples": looks.samples,
+        "seed": looks.seed,
+        "spending": looks.spending,
+        "stopped_early": looks.stopped_early,
+        "taken": [look_object(number, look) for number, look in enumerate(looks.taken, 1)],
     }

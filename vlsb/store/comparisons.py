@@ -73,7 +73,7 @@ def compare_runs(
     loaded = [RunRows(path, load_state(path)) for path in find_runs(given)]
     if len(loaded) < 2:
         raise ConfigError("A comparison needs two runs. Name another one, or a directory of runs.")
-    names = _names([each.path for each in loaded])
+    names = names_of([each.path for each in loaded])
     place = 0
     if baseline is not None:
         named = Path(baseline)
@@ -92,7 +92,7 @@ def compare_runs(
             raise _no_common_judge(loaded, candidates)
         entries = [candidates[run.path][0].entry for run in loaded]
         agreements = tuple(_agreements(loaded, entries))
-    compared = [_compared_run(*each) for each in zip(loaded, names, entries, strict=True)]
+    compared = [compared_run(*each) for each in zip(loaded, names, entries, strict=True)]
     if corrected:
         people = _human_labels(loaded)
         compared = [replace(run, people=labels) for run, labels in zip(compared, people, strict=True)]
@@ -138,8 +138,8 @@ def _with_baseline(
     entries = _common_judge(loaded, candidates, 0)
     if entries is None:
         raise _no_common_judge(loaded, candidates)
-    names = _names([each.path for each in loaded])
-    first, second = (_compared_run(*each) for each in zip(loaded, names, entries, strict=True))
+    names = names_of([each.path for each in loaded])
+    first, second = (compared_run(*each) for each in zip(loaded, names, entries, strict=True))
     return first, second
 
 
@@ -171,7 +171,7 @@ def given_baseline(
     return rates_given(second, first)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """Tell the runs apart by their directories' names, with those above where two are alike."""
     whole = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in whole)):
@@ -181,32 +181,38 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in whole]
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """A judge that a run may be compared by, and the settings that make it itself in every run."""
 
     entry: JudgeEntry
     settings: Mapping[str, str]
 
 
-_Candidates = dict[Path, list[_Candidate]]
+_Candidates = dict[Path, list[Candidate]]
 
 
 def _candidates(loaded: Sequence[RunRows], judge: str | None, first: int) -> _Candidates:
     """Return the judges that each run may be compared by: the named one, or those that label everything."""
     # What is wrong with the run that others are compared with is said before what is wrong with them.
     in_order = [loaded[first], *(run for run in loaded if run is not loaded[first])]
-    candidates: _Candidates = {}
-    for path, state in in_order:
-        entries = state.manifest.judges
-        if not entries:
-            raise ConfigError(f"{path}: nobody has judged this run. Judge it: vlsb judge {path}.")
-        if judge is not None and (entry := stored_judge(state.manifest, judge)) is not None:
-            require_whole(path, state, entry)
-            whole = [entry]
-        elif not (whole := [each for each in entries if not draws_of(path, state, each)]):
-            require_whole(path, state, entries[0])
-        candidates[path] = [_Candidate(each, judge_identity(each, state).settings) for each in whole]
-    return candidates
+    return {run.path: whole_judges(run, judge) for run in in_order}
+
+
+def whole_judges(run: RunRows, judge: str | None) -> list[Candidate]:
+    """Return the judges that a run may be compared by: the named one, or those that label everything.
+
+    Raises ConfigError where there is none.
+    """
+    path, state = run
+    entries = state.manifest.judges
+    if not entries:
+        raise ConfigError(f"{path}: nobody has judged this run. Judge it: vlsb judge {path}.")
+    if judge is not None and (entry := stored_judge(state.manifest, judge)) is not None:
+        require_whole(path, state, entry)
+        whole = [entry]
+    elif not (whole := [each for each in entries if not draws_of(path, state, each)]):
+        require_whole(path, state, entries[0])
+    return [Candidate(each, judge_identity(each, state).settings) for each in whole]
 
 
 def _common_judge(loaded: Sequence[RunRows], candidates: _Candidates, first: int) -> list[JudgeEntry] | None:
@@ -231,7 +237,7 @@ def _no_common_judge(loaded: Sequence[RunRows], candidates: _Candidates) -> Conf
     )
 
 
-def _compared_run(run: RunRows, name: str, entry: JudgeEntry) -> ComparedRun:
+def compared_run(run: RunRows, name: str, entry: JudgeEntry) -> ComparedRun:
     return ComparedRun(
         name=Untrusted(name),
         path=Untrusted(str(run.path)),

@@ -28,6 +28,7 @@ from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
 from vlsb.records import DATASET_NAME, PUBLISHED_IDS, VLSBENCH, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
+from vlsb.store.gate_plan import GatePlan
 from vlsb.store.journal import reading, require_own_files
 
 FILE = "run.json"
@@ -121,7 +122,7 @@ class Manifest:
     One of `judges` at most is the run's own; others are added. A run that only collects has none of its own.
     `guards` are those that give no label; a run without any has no such entry in its file. `prices` are those
     of a user's file (`--prices`) that its models were given, for reports to tell the same money; a run
-    without any has no such entry either.
+    without any has no such entry either. `gate` is the plan of a gate that drives the run, where one does.
     """
 
     version: str
@@ -143,6 +144,13 @@ class Manifest:
     guards: Sequence[JudgeEntry] = field(default_factory=list)
     provider: Mapping[str, Any] = field(default_factory=dict)
     prices: Sequence[Price] = field(default_factory=list)
+    gate: GatePlan | None = None
+
+    @property
+    def asked_samples(self) -> Sequence[SampleRow]:
+        """The samples that the run is about: all, or those before its gate stopped it."""
+        stopped_at = None if self.gate is None else self.gate.stopped_at
+        return self.samples if stopped_at is None else self.samples[:stopped_at]
 
     @property
     def dataset(self) -> str:
@@ -158,7 +166,7 @@ class Manifest:
     def has_published_ids(self) -> bool:
         """Whether the samples have the ids of the published set, whatever their rows say."""
         is_ours = self.dataset == VLSBENCH
-        return is_ours and {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+        return is_ours and {row.sample_id for row in self.asked_samples} == set(PUBLISHED_IDS)
 
     @property
     def altered_ids(self) -> list[int]:
@@ -245,7 +253,7 @@ def manifest_text(manifest: Manifest) -> str:
     samples, images, accepts_changed_images = (
         fields.pop(name) for name in ("samples", "images", "accepts_changed_images")
     )
-    for name in ("guards", "prices"):
+    for name in ("guards", "prices", "gate"):
         if not fields[name]:
             del fields[name]
     head = {"schema": SCHEMA, "vlsb": fields.pop("version"), **fields, "is_full": manifest.is_full}

@@ -222,7 +222,7 @@ class RunState:
     def asked_for(self) -> Iterator[Key]:
         """Yield every response that the selection asks for: samples in order, epoch by epoch."""
         for epoch in range(1, self.manifest.epochs + 1):
-            for row in self.manifest.samples:
+            for row in self.manifest.asked_samples:
                 yield Key(row.sample_id, epoch)
 
     def rows(self, judge: str | None) -> Judged:
@@ -371,7 +371,7 @@ def sent_data_digest(manifest: Manifest, sent: Mapping[str, set[str]]) -> str | 
     if manifest.data_digest is not None:
         return manifest.data_digest
     rows: list[tuple[int, str, str | None]] = []
-    for row in manifest.samples:
+    for row in manifest.asked_samples:
         path = row.image_path.expose()
         checksums = sent.get(path, set())
         if path in manifest.images and len(checksums) != 1:

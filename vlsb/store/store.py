@@ -490,6 +490,8 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
     manifest = manifest.with_addresses_of(stored)
     accepts = manifest.accepts_changed_images
     sent = () if accepts else sent_images(state)
+    if manifest.gate is not None and old.gate is not None:
+        old.gate.require_same(directory, manifest.gate)
     old_ids = {row.sample_id for row in old.samples}
     if manifest.epochs <= old.epochs and all(row.sample_id in old_ids for row in manifest.samples):
         kept = old
@@ -502,7 +504,15 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
             guards=old.guards,
             deviations=old.deviations,
             prices=old.prices,
+            gate=old.gate,
         )
+        if old.gate is not None:
+            # Its looks are at the first samples of the run: these stay the first.
+            more = [row for row in manifest.samples if row.sample_id not in old_ids]
+            kept = replace(kept, samples=[*old.samples, *more])
+    if manifest.gate is None and kept.gate is not None:
+        # Nobody looks any more: the run is about all of its samples again.
+        kept = replace(kept, gate=replace(kept.gate, goes_on=True))
     for entry in (*(each for each in manifest.judges if each.is_added), *manifest.guards):
         if (own := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):
             kept = kept.with_judge(own)

@@ -20,6 +20,7 @@ from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.records import JUDGED, RETRIED_ON_RESUME, VLSBENCH, Key, Outcome, Untrusted
 from vlsb.store.audit import find_part
 from vlsb.store.costs import model_cost
+from vlsb.store.gate_plan import GatePlan
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
@@ -165,7 +166,7 @@ def run_conditions(
     manifest, images = state.manifest, sent_images(state) if images is None else images
     entry = None if judge is None else manifest.judge(judge)
     samples = {}
-    for row in manifest.samples:
+    for row in manifest.asked_samples:
         checksums = images.get(row.image_path.expose(), set())
         samples[row.sample_id] = SampleData(
             row.digest, next(iter(checksums)) if len(checksums) == 1 else None
@@ -176,6 +177,7 @@ def run_conditions(
         judge=None if entry is None else judge_identity(entry, state),
         simulated=manifest.simulated or (entry is not None and entry.simulated),
         dataset=manifest.dataset,
+        gate="" if manifest.gate is None else gate_words(manifest.gate),
     )
 
 
@@ -301,10 +303,29 @@ def _prices_differ(
             yield f"The run was given other prices: by those {cost}."
 
 
+def gate_words(plan: GatePlan) -> str:
+    """Say how far the gate of a run is, where the run is not simply whole."""
+    number, count = len(plan.taken), len(plan.looks)
+    if not plan.is_over:
+        return f"vlsb gate has not decided yet: {number} of {count} planned looks are taken."
+    samples = plan.looks[number - 1].samples
+    at = f"look {number} of {count}, {samples:,} of {plan.planned:,} samples"
+    if plan.stopped_at is not None:
+        return (
+            f"Stopped early by vlsb gate at {at} ({plan.decision}): the rates are those of images in random "
+            "order, a little biased by the stopping."
+        )
+    if number < count:
+        return f"vlsb gate decided at {at} ({plan.decision}); the rest was asked for afterwards."
+    return ""
+
+
 def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set[str]]) -> Iterator[str]:
     manifest = state.manifest
     if manifest.dataset != VLSBENCH:
         yield f"The samples are of the data set {manifest.dataset}, not of VLSBench."
+    if manifest.gate is not None and (said := gate_words(manifest.gate)):
+        yield said
     if manifest.has_published_ids and (altered := manifest.altered_ids):
         yield (
             f"The samples have the ids of VLSBench and other content: {len(altered):,} of "
