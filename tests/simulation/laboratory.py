@@ -20,6 +20,8 @@ from tests.simulation.provider import HAS_SDK
 from tests.simulation.world import quietly
 
 A_PIECE = 50
+# Where the first that fails is looked for, pieces that were begun are in vain.
+A_SMALL_PIECE = 5
 TELLS_EVERY = 1000
 # Sets of words are walked through in the order of their hashes: each process has to have the same.
 HASHES = {"PYTHONHASHSEED": "0"}
@@ -128,7 +130,7 @@ def explore(first: int, count: int | None, *, until: float, processes: int, stop
     with tempfile.TemporaryDirectory(dir=memory()) as directory:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
-            for piece in _pieces(first, count, until):
+            for piece in _pieces(first, count, until, A_SMALL_PIECE if stops else A_PIECE):
                 if stops and total.problems:
                     break
                 waiting.add(pool.submit(_try_seeds, piece))
@@ -139,9 +141,9 @@ def explore(first: int, count: int | None, *, until: float, processes: int, stop
     return total
 
 
-def _pieces(first: int, count: int | None, until: float) -> Iterator[range]:
+def _pieces(first: int, count: int | None, until: float, size: int) -> Iterator[range]:
     end = first + count if count is not None else sys.maxsize
-    for start in range(first, end, A_PIECE):
+    for start in range(first, end, size):
         if time.monotonic() > until:
             return
-        yield range(start, min(start + A_PIECE, end))
+        yield range(start, min(start + size, end))
