@@ -170,11 +170,13 @@ def compare(
     across_judges: bool = False,
     all_pairs: bool = False,
     corrected: bool = False,
+    equivalent_within: float | None = None,
 ) -> ComparisonReport:
     """Compare runs on the samples that one judge labelled in all of them, as `vlsb compare` does.
 
     Each run is compared with the first one or the `baseline`, a path or a run's name; `all_pairs` compares
-    every two, and `corrected` corrects the changes by human labels. Raises a VlsbError for runs that cannot
+    every two, and `corrected` corrects the changes by human labels. `equivalent_within` asks
+    whether the change is known to be smaller than so many points. Raises a VlsbError for runs that cannot
     be compared, and without the extra `stats`.
     """
     try:
@@ -191,6 +193,7 @@ def compare(
         across_judges=across_judges,
         all_pairs=all_pairs,
         corrected=corrected,
+        equivalent_within=equivalent_within,
     )
 
 

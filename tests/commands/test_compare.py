@@ -246,6 +246,40 @@ def test_what_cannot_be_compared_is_one_line_and_exit_2(
     assert done.out == ""
 
 
+def test_equivalence_is_said_in_every_format_and_changes_no_exit_code(desk: Desk) -> None:
+    words = ("base", "gaps", "--equivalent-within")
+
+    done = {form: compare(desk, *words, 10, "--format", form) for form in FORMATS}
+    too_near = compare(desk, *words, 2)
+
+    said = "gaps and base are equivalent within 10 points: the 90 % CI of the change, "
+    assert {each.code for each in (*done.values(), too_near)} == {0}
+    for form in ("table", "markdown"):
+        assert said in " ".join(done[form].out.split())
+    assert "gaps and base are equivalent within 10 points" in " ".join(done["latex"].out.split())
+    (found,) = json.loads(done["json"].out)["comparisons"]
+    of = found["equivalence"]
+    assert (of["within"], of["is_equivalent"], of["p"]) == (10, True, of["p_holm"])
+    assert of["sentence"].startswith(said)
+    (row,) = (each for each in csv.DictReader(io.StringIO(done["csv"].out)) if each["scope"] == "equivalence")
+    assert (row["name"], float(row["low"])) == ("within 10 points", pytest.approx(of["low"], abs=1e-3))
+    text = " ".join(too_near.out.split())
+    assert "gaps and base are not shown to be equivalent within 2 points" in text
+    assert "That does not mean that they differ." in text
+
+
+def test_the_equivalence_of_several_runs_is_a_table_corrected_for_their_number(desk: Desk) -> None:
+    words = ("base", "gaps", "tuned", "--equivalent-within", 10)
+
+    found = compared(desk, *words)["comparisons"]
+    text = " ".join(compare(desk, *words).out.split())
+
+    assert [each["equivalence"]["is_equivalent"] for each in found] == [True, False]
+    assert found[0]["equivalence"]["p_holm"] == pytest.approx(2 * found[0]["equivalence"]["p"])
+    assert "Safe rates equivalent within 10 points" in text
+    assert "tuned and base are not shown to be equivalent within 10 points" in text
+
+
 def test_show_says_how_many_changed_samples_are_listed(desk: Desk) -> None:
     some, every = (compare(desk, "base", "tuned", "--show", count).out for count in (1, 0))
 

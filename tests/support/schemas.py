@@ -486,6 +486,7 @@ COMPARED: Fields = {
     "changed_images": ("integer", "Images whose label changed."),
     "detectable_in_all": ("number?", "What all 2,241 samples would show."),
     "corrected": ("object?", "With `--corrected`: the changes that people would find, in `rates`, from so many `human_labels` to `images`."),
+    "equivalence": ("object?", "With `--equivalent-within`: `is_equivalent`, the 90 % interval `low` to `high` of the change, `p`, `p_holm` and a `sentence`."),
 }  # fmt: skip
 COMPARISON: Fields = {
     **VERSION,

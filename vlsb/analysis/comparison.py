@@ -133,6 +133,30 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+class Equivalence(NamedTuple):
+    """Whether a change of the safe rate is known to be smaller than `within` points, either way.
+
+    `low` to `high` is its 90 % interval in points: two one-sided tests at 5 % each say so where that lies
+    within. `p` is the larger of theirs, and `p_holm` is corrected for the number of comparisons.
+    """
+
+    within: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+    @property
+    def lies_within(self) -> bool:
+        """Whether it is by itself."""
+        return self.p < SIGNIFICANT
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is among all comparisons that were made."""
+        return self.p_holm < SIGNIFICANT
+
+
 class CategoryDifference(NamedTuple):
     """The safe rate in one category; `p_holm` is corrected for the number of categories."""
 
@@ -188,7 +212,7 @@ class Comparison:
     change of the safe rate, in points, that so many samples show in 80 % of cases; None where too few images
     changed to say. `corrected` are the changes that people would find, in points, where their labels were
     asked for. `p_holm` is that of the safe rate, of the corrected one if there is one, for the number of
-    `comparisons`.
+    `comparisons`. `equivalence` is None where nobody asked for it, and of the corrected change likewise.
     """
 
     first: ComparedRun
@@ -209,6 +233,7 @@ class Comparison:
     p_holm: float
     comparisons: int = 1
     corrected: CorrectedRates | None = None
+    equivalence: Equivalence | None = None
 
     @property
     def safe(self) -> Difference:
@@ -319,10 +344,13 @@ class PairedShares:
         return PairedShares(images, self.first[places], self.second[places])
 
 
-def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
+def compare_two(
+    first: ComparedRun, second: ComparedRun, *, equivalent_within: float | None = None
+) -> Comparison | None:
     """Compare two runs on the samples that both judged; None if there is none.
 
-    Raises ConfigError for human labels on too few images that both have.
+    With `equivalent_within` points it also says whether the change is known to be smaller. Raises
+    ConfigError for human labels on too few images that both have.
     """
     before, after = _rows(first), _rows(second)
     shared = _shared(first, second, before, after)
@@ -354,7 +382,19 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
         detectable=detectable(pairs) if changed_images >= LEAST_CHANGED else None,
         p_holm=differing["safe_rate"].p if corrected is None else _p_of_corrected(corrected),
         corrected=corrected,
+        equivalence=_equivalence(pairs, corrected, equivalent_within),
     )
+
+
+def _equivalence(
+    pairs: PairedShares, corrected: CorrectedRates | None, within: float | None
+) -> Equivalence | None:
+    if within is None:
+        return None
+    if corrected is None:
+        return equivalence(pairs, within)
+    safe = corrected.rates["safe_rate"]
+    return equivalence_of(safe.corrected, safe.half_width / Z_95, within)
 
 
 def _corrected(
@@ -413,15 +453,31 @@ def rates_given(run: ComparedRun, baseline: ComparedRun) -> GivenBaseline:
     )
 
 
-def compare_pairs(pairs: Iterable[tuple[ComparedRun, ComparedRun]]) -> tuple[Comparison | None, ...]:
+def compare_pairs(
+    pairs: Iterable[tuple[ComparedRun, ComparedRun]], *, equivalent_within: float | None = None
+) -> tuple[Comparison | None, ...]:
     """Compare several pairs of runs; each `p_holm` is corrected for all of them."""
-    comparisons = [compare_two(first, second) for first, second in pairs]
+    comparisons = _equivalences_corrected(
+        [compare_two(first, second, equivalent_within=equivalent_within) for first, second in pairs]
+    )
     compared = [each for each in comparisons if each is not None]
     p_values = iter(holm([each.p_holm for each in compared]))
     return tuple(
         None if each is None else replace(each, p_holm=next(p_values), comparisons=len(compared))
         for each in comparisons
     )
+
+
+def _equivalences_corrected(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
+    """Correct what is said of equivalence by Holm, for the number of comparisons that say something."""
+    said = [each.equivalence for each in comparisons if each is not None and each.equivalence is not None]
+    p_values = iter(holm([each.p for each in said]))
+    return [
+        each
+        if each is None or each.equivalence is None
+        else replace(each, equivalence=each.equivalence._replace(p_holm=next(p_values)))
+        for each in comparisons
+    ]
 
 
 def chosen_pairs(
@@ -567,11 +623,35 @@ def ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats, 
     Half of the resamples are drawn of the runs the other way round, and turned: so the ends are those of the
     exchanged runs, turned. Single draws are the ends, since a mean of two would be rounded one way.
     """
-    half = resamples // 2
-    drawn = numpy.concatenate([_drawn(images, changes, half), -_drawn(images, -changes, half)])
+    drawn = _drawn_both_ways(images, changes, resamples)
     place = math.ceil(0.025 * len(drawn)) - 1
     ordered = numpy.partition(drawn, (place, len(drawn) - 1 - place), axis=0)
     return ordered[place], ordered[-1 - place]
+
+
+def _drawn_both_ways(images: _Integers, changes: _Floats, resamples: int) -> _Floats:
+    half = resamples // 2
+    return numpy.concatenate([_drawn(images, changes, half), -_drawn(images, -changes, half)])
+
+
+def equivalence(pairs: PairedShares, within: float, *, resamples: int = RESAMPLES) -> Equivalence:
+    """Return whether the change of the safe rate lies within so many points, by the resamples of `ends`.
+
+    p is the share of them at the limit or beyond it: below .05 exactly where the 90 % interval lies within.
+    """
+    changes = pairs.changes @ _SAFE
+    ordered = numpy.sort(_drawn_both_ways(pairs.images, changes[:, None], resamples)[:, 0])
+    place, mean = math.ceil(SIGNIFICANT * len(ordered)) - 1, 100 * float(changes.mean())
+    p = max(_share_as_far(ordered, within), _share_as_far(-ordered, within))
+    low, high = float(ordered[place]), float(ordered[-1 - place])
+    return Equivalence(within, min(low, mean), max(high, mean), p, p)
+
+
+def equivalence_of(change: float, error: float, within: float) -> Equivalence:
+    """Return the same of a change in points with this standard error, as normal."""
+    reach = float(stats.norm.ppf(1 - SIGNIFICANT)) * error
+    p = float(stats.norm.sf((within - abs(change)) / error)) if error > 0 else float(abs(change) >= within)
+    return Equivalence(within, change - reach, change + reach, p, p)
 
 
 def _drawn(images: _Integers, changes: _Floats, resamples: int) -> _Floats:

@@ -39,6 +39,15 @@ def compare_command(
             "RUN draws."
         ),
     ] = False,
+    equivalent_within: Annotated[
+        float | None,
+        Option(
+            "Say whether the safe rates are equivalent: the change is known to be smaller than this.",
+            metavar="POINTS",
+            min=0.1,
+            max=100,
+        ),
+    ] = None,
     show: Annotated[
         int, Option("List this many samples whose label changed, 0 for all.", metavar="N", min=0)
     ] = 10,
@@ -55,6 +64,7 @@ def compare_command(
         across_judges=across_judges,
         all_pairs=all_pairs,
         corrected=corrected,
+        equivalent_within=equivalent_within,
     )
     return comparison_report(compared, shown=show)
 

@@ -16,6 +16,7 @@ from vlsb.analysis.comparison import (
     Comparison,
     ComparisonReport,
     Difference,
+    Equivalence,
     LeftOut,
 )
 from vlsb.analysis.differences import Differences
@@ -54,6 +55,10 @@ _ONE_OF_SEVERAL = (
 _PEOPLE = (
     "What people would find on images like these, whatever the judge gets wrong in one run or the other: "
     "clustered prediction-powered inference on the changes."
+)
+_EQUIVALENT = (
+    "Two one-sided tests at 5 % each: equivalent where the 90 % interval lies within the limits, also after "
+    "Holm's correction for all {}. Not shown does not mean that they differ."
 )
 _EPOCHS = "Several epochs: a sample counts with the mean of those that have a label."
 _SIMULATED = "SIMULATED: says nothing about any model."
@@ -142,6 +147,31 @@ def sentence(comparison: Comparison) -> Sentence:
     return Sentence("The data cannot tell whether ", second, " or ", first, safer)
 
 
+def equivalence_sentence(comparison: Comparison) -> Sentence:
+    """Return whether the safe rates are equivalent, which was asked."""
+    found = comparison.equivalence
+    assert found is not None
+    within = _limit(found)
+    interval = f"{found.low:+.1f} to {found.high:+.1f}"
+    if found.is_shown:
+        verb, why = "are", f": the 90 % CI of the change, {interval}, lies within."
+    elif found.lies_within:
+        verb = "are not shown to be"
+        why = (
+            f": the 90 % CI of the change, {interval}, lies within, but among {comparison.comparisons} "
+            f"comparisons p (Holm) is {_p(found.p_holm)}."
+        )
+    else:
+        verb = "are not shown to be"
+        why = f": the 90 % CI of the change is {interval}. That does not mean that they differ."
+    names = (comparison.second.name, " and ", comparison.first.name)
+    return Sentence(*names, f" {verb} equivalent within {within}{why}")
+
+
+def _limit(found: Equivalence) -> str:
+    return f"{found.within:g} {'point' if found.within == 1 else 'points'}"
+
+
 def in_all(comparison: Comparison) -> str:
     """Return the same of all samples of VLSBench, where these are fewer of them."""
     every, more = len(PUBLISHED_IDS), comparison.detectable_in_all
@@ -166,6 +196,7 @@ def _lead(report: ComparisonReport) -> Iterator[Words]:
     yield from (Sentence(run.name, ": ", run.conditions.gate) for run in report.runs if run.conditions.gate)
     yield from map(_agreement_text, report.agreements)
     yield from map(sentence, report.comparisons)
+    yield from (equivalence_sentence(each) for each in report.comparisons if each.equivalence is not None)
     # What so many samples show, whatever was found in them; nothing where few changed.
     if len(report.comparisons) == 1 and comparison.detectable is not None:
         yield (
@@ -231,6 +262,7 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
     if len(report.comparisons) > 1:
         yield from _overview(report)
         yield from _corrections(report)
+        yield from _equivalences(report)
         return
     (comparison,) = report.comparisons
     names = comparison.first.name, comparison.second.name
@@ -344,6 +376,25 @@ def _corrections(report: ComparisonReport) -> Iterator[Table]:
             rows,
             names=2 * are_several + 1,
             notes=[f"{_PEOPLE}{holm}"],
+        )
+
+
+def _equivalences(report: ComparisonReport) -> Iterator[Table]:
+    """Yield the equivalence of several pairs of runs, where it was asked for."""
+    found = [(each, each.equivalence) for each in report.comparisons if each.equivalence is not None]
+    if found:
+        yield Table(
+            f"Safe rates equivalent within {_limit(found[0][1])}",
+            ("first", "second", "90 % CI", "p (Holm)", "equivalent"),
+            [
+                (
+                    *(each.first.name, each.second.name, interval_text((of.low, of.high), "+")),
+                    *(_p(of.p_holm), "yes" if of.is_shown else "not shown"),
+                )
+                for each, of in found
+            ],
+            names=2,
+            notes=[_EQUIVALENT.format(len(found))],
         )
 
 
@@ -465,7 +516,15 @@ def comparison_object(comparison: Comparison) -> dict[str, object]:
         "changed_images": comparison.changed_images,
         "detectable_in_all": comparison.detectable_in_all,
         "corrected": comparison.corrected,
+        "equivalence": _equivalence_object(comparison),
     }
+
+
+def _equivalence_object(comparison: Comparison) -> dict[str, object] | None:
+    if (found := comparison.equivalence) is None:
+        return None
+    said = equivalence_sentence(comparison).text(for_terminal)
+    return {**found._asdict(), "is_equivalent": found.is_shown, "sentence": said}
 
 
 _COLUMNS = (
@@ -485,6 +544,12 @@ def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
         for name, fixed in corrected.items():
             change = (None, None, fixed.corrected, *fixed.interval, None, None)
             yield (*names, "corrected", "", name, comparison.samples, *change)
+        if (of := comparison.equivalence) is not None:
+            moved = comparison.safe.change
+            if comparison.corrected is not None:
+                moved = comparison.corrected.rates["safe_rate"].corrected
+            about = ("equivalence", f"within {_limit(of)}", "safe_rate", comparison.samples)
+            yield (*names, *about, None, None, moved, of.low, of.high, of.p, of.p_holm)
         for each in comparison.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
             yield (*names, *scope, *each.safe, each.p_holm)

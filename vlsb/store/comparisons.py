@@ -58,14 +58,16 @@ def compare_runs(
     across_judges: bool = False,
     all_pairs: bool = False,
     corrected: bool = False,
+    equivalent_within: float | None = None,
 ) -> ComparisonReport:
     """Compare runs on the samples that the same judge labelled in both: each with the first, or every two.
 
     `runs` are run directories, or directories of runs; `baseline` is the path or the name of the run that the
     others are compared with. Without `judge` it is the first of that run's judges that all runs have.
     `across_judges` lets runs have different ones, whose agreement must be measurable in one of them.
-    `corrected` corrects each change by human labels on the same images of both runs. Raises ConfigError for
-    runs that cannot be compared, and says why.
+    `corrected` corrects each change by human labels on the same images of both runs. `equivalent_within` asks
+    whether each change is known to be smaller than so many points. Raises ConfigError for runs that cannot be
+    compared, and says why.
     """
     given = [Path(run) for run in runs]
     if baseline is not None and is_run(Path(baseline)):
@@ -100,7 +102,10 @@ def compare_runs(
     ranks, ranked = rank(compared) if len(compared) > 2 else ((), 0)
     return ComparisonReport(
         runs=tuple(compared),
-        comparisons=tuple(_require_pairs(*each) for each in zip(pairs, compare_pairs(pairs), strict=True)),
+        comparisons=tuple(
+            _require_pairs(*each)
+            for each in zip(pairs, compare_pairs(pairs, equivalent_within=equivalent_within), strict=True)
+        ),
         ranks=ranks,
         ranked_samples=ranked,
         agreements=agreements,
