@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import uuid
 from collections.abc import Iterator
@@ -91,6 +92,25 @@ def test_a_folder_is_run_as_its_family_and_the_report_says_whose_prompt_it_was(d
     assert "asked with its own chat template" in ended.out
     (argv,) = desk.starts()
     assert "--reasoning-parser" not in argv
+
+
+def test_a_model_is_shown_as_a_run_starts_and_asks_it(desk: Desk) -> None:
+    weights = checkpoint(desk.folder / "my-tune", config=QWEN3)
+    ended = desk.run("--model", weights, "--limit", "1")
+    assert ended.code == 0, ended.err
+
+    card = desk.vlsb("models", "show", weights, "--offline").out
+
+    command = shlex.split(card.partition("Started with\n")[2].partition("\n")[0])
+    (argv,) = desk.starts()
+    assert command[1:] == argv[1 : len(command)]
+    sent = events(desk.record, "chat")[-1]["body"]
+    for part in sent["messages"][-1]["content"]:
+        if part["type"] == "text":
+            part["text"] = "<the sample's instruction>"
+        else:
+            part["image_url"]["url"] = "data:image/...;base64,..."
+    assert json.loads(card.partition("Asked with\n")[2]) == {**sent, "model": "my-tune"}
 
 
 def test_an_id_of_the_hub_is_run_at_the_commit_that_is_recorded(desk: Desk) -> None:

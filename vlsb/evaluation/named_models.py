@@ -260,6 +260,10 @@ class NamedTarget:
             other_urls=tuple(each.base_url for each in others),
         )
 
+    def hosted(self, options: RunOptions) -> config.ModelSettings | None:
+        """Return how it is asked if somebody else serves it; None for a local model or the simulator."""
+        return None if self.is_local or options.is_demo else self.settings(options)
+
 
 async def find_target(
     options: RunOptions, environment: Mapping[str, str], say: Callable[[str], None]
@@ -361,17 +365,6 @@ def engine_wishes(options: RunOptions) -> Wishes:
         engine_options=options.engine_options,
         start_timeout_s=options.start_timeout,
     )
-
-
-def hosted_target(options: RunOptions) -> config.ModelSettings | None:
-    """Return how a target is asked that somebody else serves; None for a local model or the simulator.
-
-    Raises ConfigError or AccessError for a target that nobody knows.
-    """
-    target = NamedTarget.of(options)
-    if target.is_local or options.is_demo:
-        return None
-    return target.settings(options)
 
 
 def model_name(options: RunOptions) -> str:

@@ -24,7 +24,6 @@ from vlsb.evaluation.named_models import (
     NamedTarget,
     RateAccount,
     engine_wishes,
-    hosted_target,
     rate_accounts,
     resolve_judges,
     run_directory,
@@ -399,7 +398,7 @@ def _cell(
         options = _shared_by(options, profile, wishes, taken)
         taken *= options.replicas
         weights, revision = options.weights or profile.weights, options.revision or profile.revision
-    hosted = hosted_target(options) if profile is None else None
+    hosted = target.hosted(options)
     work = SweepWork(
         name=directory.name,
         options=options,

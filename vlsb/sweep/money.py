@@ -25,7 +25,7 @@ from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_roo
 from vlsb.data.samples import ROWS_FILE, load_rows
 from vlsb.engines.checkpoint import open_weights
 from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
-from vlsb.evaluation.named_models import hosted_target, resolve_judges
+from vlsb.evaluation.named_models import NamedTarget, resolve_judges
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import selection_of
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
@@ -312,7 +312,7 @@ class _Lookout:
 
     def _of_cell(self, cell: Cell) -> Outlook:
         work, rest = cell.work, self._left(cell, cell.work.judges)
-        target = None if work.num_gpus is not None else hosted_target(work.options)
+        target = None if work.num_gpus is not None else NamedTarget.of(work.options).hosted(work.options)
         judges = {} if work.options.no_judge else resolve_judges(work.options).hosted
         alike = [
             each for each in self.matrix.cells if (each.entry, each.protocol) == (cell.entry, cell.protocol)
