@@ -54,8 +54,7 @@ from vlsb.evaluation.session import (
 from vlsb.evaluation.settings import judge_hosted, open_judging, open_target
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
-from vlsb.models.prices import PriceTable, find_retirement, load_prices
-from vlsb.models.providers import key_mismatch
+from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.notes import guards_table
 from vlsb.reports.rates_table import render
@@ -438,17 +437,9 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
         surroundings = replace(_surroundings(command.options, display, screen), hosted=command.hosted)
         async with command.open(surroundings) as resolved:
             plan = resolved.plan
-            for stage, given in resolved.credentials.items():
-                endpoint, bearer = plan.models[stage].endpoint, given.bearer
-                if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
-                    screen.notice(f"Warning: {warning}.")
             # The table of dates is read from the disk.
-            models = plan.models.items()
-            dates = await in_thread(lambda _: [find_retirement(each.endpoint) for _, each in models])
-            for (name, each), retirement in zip(models, dates, strict=True):
-                if retirement is not None:
-                    warning = retirement.warning(name, each.endpoint.model, datetime.now(UTC).date())
-                    screen.notice(f"Warning: {warning}")
+            for warning in await in_thread(lambda _: resolved.warnings(datetime.now(UTC).date())):
+                screen.notice(f"Warning: {warning}")
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")

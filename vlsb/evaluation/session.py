@@ -41,8 +41,8 @@ from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
-from vlsb.models.prices import Price, PriceTable, load_prices
-from vlsb.models.providers import describe_provider, find_batch_api
+from vlsb.models.prices import Price, PriceTable, find_retirement, load_prices
+from vlsb.models.providers import describe_provider, find_batch_api, key_mismatch
 from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Response, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.gate_plan import GatePlan
@@ -235,6 +235,17 @@ class Resolved:
             engines={name: each.leases for name, each in leased.items()},
             alone=tuple(name for name, each in leased.items() if each.waits),
         )
+
+    def warnings(self, day: date) -> list[str]:
+        """Say what is odd about keys, and which models are shut down or will be. Blocking: reads a table."""
+        warnings = []
+        for name, given in self.credentials.items():
+            if given.bearer is not None:
+                warnings.append(key_mismatch(self.plan.models[name].endpoint, given.bearer.reveal()))
+        for name, settings in self.plan.models.items():
+            if (retirement := find_retirement(settings.endpoint)) is not None:
+                warnings.append(retirement.warning(name, settings.endpoint.model, day))
+        return [each for each in warnings if each is not None]
 
     def turns(self) -> list[Turn]:
         """Return the sessions that this takes: who works at once, then each that is alone."""

@@ -652,7 +652,7 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
     host = urlsplit(endpoint.base_url).hostname or ""
     for prefix, owner in shapes:
         if key.startswith(prefix) and not host.endswith(owner) and not is_loopback(endpoint.base_url):
-            return f"the key in {endpoint.key_variable} looks like one for {owner}, but goes to {host}"
+            return f"the key in {endpoint.key_variable} looks like one for {owner}, but goes to {host}."
     return None
 
 
