@@ -17,8 +17,8 @@ def names() -> str:
     """What a user types, and where that leads."""
     rows = []
     for each in PROVIDERS:
-        shown = [f"`{each.shown}`"] if each.shown else []
-        shown += [f"`{organisation}/{each.shown}`" for organisation in each.organisations]
+        shown = [f"`{each.pattern}`"] if each.pattern else []
+        shown += [f"`{organisation}/{each.pattern}`" for organisation in each.organisations]
         shown += [f"`{each.prefix}...`"] if each.prefix else []
         address = f"`{each.base_url}`" if each.base_url else f"`--base-url`, at {' or '.join(each.hosts)}"
         key = f"`{each.key_variable}`" if each.key_variable else "none"

@@ -84,7 +84,7 @@ def models_text(servers_dir: Path | None, *, width: int) -> str:
     notes = [
         *([f"Not shown at this width: {left_out}."] if left_out else []),
         "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",
-        f"Hosted: {', '.join(each.shown or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
+        f"Hosted: {', '.join(each.pattern or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
         "One of them in full: vlsb models show NAME",
     ]
     folded = [fill(each, width, break_long_words=False, break_on_hyphens=False) for each in notes]

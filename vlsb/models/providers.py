@@ -63,7 +63,7 @@ class Provider:
     """A service with an OpenAI-compatible endpoint, and what it is known to do differently.
 
     Its models are named by `prefix` and the name that the provider wants, or by themselves where `models`
-    matches, also after one of its `organisations` and a slash; `shown` is such a name in words. Without any
+    matches, also after one of its `organisations` and a slash; `pattern` is such a name in words. Without any
     of these it is reached by --base-url. `key_variable` is None for a server on this machine. `hosts` are the
     domains that its key may go to besides that of `base_url`. `tokens_field`, `unsent` and `structured` are
     the first guess at its dialect. `thinking` is in order: the first that matches holds. `safety` is the
@@ -77,7 +77,7 @@ class Provider:
     key_variable: str | None
     prefix: str = ""
     models: re.Pattern[str] | None = None
-    shown: str = ""
+    pattern: str = ""
     organisations: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     tokens_field: str = "max_tokens"
@@ -106,7 +106,7 @@ PROVIDERS = (
         "OPENAI_API_KEY",
         # The weights of gpt-oss are open, and are not hosted there.
         models=re.compile(r"(?:gpt(?!-oss)|chatgpt|ft:|computer)[-:\w].*|o[1-9](?:-.*)?"),
-        shown="gpt-...",
+        pattern="gpt-...",
         organisations=("openai",),
         thinking=(
             Thinking(re.compile(r"gpt-5-chat.*|gpt-[1-4].*"), None, None),
@@ -131,7 +131,7 @@ PROVIDERS = (
         "https://api.anthropic.com/v1",
         "ANTHROPIC_API_KEY",
         models=re.compile(r"claude-.*"),
-        shown="claude-...",
+        pattern="claude-...",
         organisations=("anthropic",),
         unsent=("top_p",),
         structured=False,
@@ -167,7 +167,7 @@ PROVIDERS = (
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
         models=re.compile(r"(?:models/)?gemini-.*"),
-        shown="gemini-...",
+        pattern="gemini-...",
         organisations=("google", "gemini"),
         thinking=(
             Thinking(re.compile(r"(?:models/)?gemini-(?:1|2\.0).*"), None, None),
@@ -196,7 +196,7 @@ PROVIDERS = (
         "https://api.x.ai/v1",
         "XAI_API_KEY",
         models=re.compile(r"grok-.*"),
-        shown="grok-...",
+        pattern="grok-...",
         organisations=("x-ai", "xai"),
         thinking=(
             Thinking(re.compile(r"grok-4\.3.*"), _NONE, _HIGH),
@@ -217,7 +217,7 @@ PROVIDERS = (
         "MISTRAL_API_KEY",
         prefix="mistral/",
         models=re.compile(r"(?:mistral|pixtral|ministral|magistral)-[a-z0-9-]*-(?:latest|2\d[01]\d)"),
-        shown="mistral-...-latest",
+        pattern="mistral-...-latest",
         thinking=(Thinking(re.compile(r"mistral-(?:small|medium)-.*"), _NONE, _HIGH),),
         blocks="none known",
         limit_headers=(
@@ -672,7 +672,7 @@ def _unknown(model: str, stage: Stage) -> ConfigError:
     problem = f"{party.flag('model')} {model!r}: no provider is known for this name."
     if near:
         return UnknownModelError(f"{problem} Did you mean {near[0]}? For any other endpoint pass {flag} URL.")
-    names = ", ".join(f"{each.name} ({each.shown})" for each in PROVIDERS if each.models)
+    names = ", ".join(f"{each.name} ({each.pattern})" for each in PROVIDERS if each.models)
     prefixes = ", ".join(each.prefix for each in PROVIDERS if each.prefix)
     return UnknownModelError(
         f"{problem} Hosted models have a name of {names}, or begin with {prefixes}. For any other endpoint "

@@ -180,7 +180,7 @@ def test_an_unknown_name_is_told_every_way_to_name_a_hosted_model():
 
     for provider in PROVIDERS:
         assert provider.prefix in caught.value.message
-        assert provider.shown in caught.value.message
+        assert provider.pattern in caught.value.message
 
 
 def test_no_prefix_stands_twice_or_holds_two_slashes():

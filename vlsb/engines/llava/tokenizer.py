@@ -39,12 +39,12 @@ class RefusedTokenizer(Exception):
 class TokenizerJob:
     """A folder with `tokenizer.model` or else `tokenizer.json`; tokens behind a model's with their ids.
 
-    `wanted` are the special tokens that it must have; those that it lacks follow its last one.
+    `special` are the tokens that it must have; those that it lacks follow its last one.
     """
 
     folder: str
     added: Mapping[str, int]
-    wanted: tuple[str, ...]
+    special: tuple[str, ...]
 
 
 def served_tokenizer(job: TokenizerJob) -> Any:
@@ -62,7 +62,7 @@ def served_tokenizer(job: TokenizerJob) -> Any:
         # The library has no class of errors for a file that is not a tokenizer.
         except Exception as error:
             raise RefusedTokenizer("unknown_tokenizer") from error
-    for text in (*sorted(job.added, key=job.added.__getitem__), *job.wanted):
+    for text in (*sorted(job.added, key=job.added.__getitem__), *job.special):
         tokenizer.add_special_tokens([tokenizers.AddedToken(text, normalized=False)])
     if any(tokenizer.token_to_id(text) != number for text, number in job.added.items()):
         raise RefusedTokenizer("added_tokens")
