@@ -24,6 +24,7 @@ from tests.support.command import Desk, Finished
 from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import asked, labelling
 from tests.support.scripts import Script
+from vlsb.analysis.summary import FailOnError
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
 from vlsb.cli.screen import Screen, error_line
@@ -616,7 +617,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
     def nothing_to_prepare(*_: object) -> Any:
         raise AssertionError("not resolved")
 
-    command = SessionCommand(RunOptions(), refuse, nothing_to_prepare)
+    command = SessionCommand(RunOptions(), refuse, nothing_to_prepare, FailOnError.parse("0"))
     with pytest.MonkeyPatch.context() as patch:
         # The process goes on after this command.
         patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
