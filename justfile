@@ -65,7 +65,7 @@ simulate *args:
 planted *args:
     uv run --group extras python -m tests.simulation.planted "$@"
 
-# Type commands over run directories in any order and compare with a dictionary: 200 orders or as many as asked for
+# Type commands over runs and a sweep's folder in any order, and compare with a dictionary: 200 orders of each, or as asked
 states *args:
     uv run python -W ignore -m tests.simulation.states "$@"
 

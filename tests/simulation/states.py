@@ -1,126 +1,51 @@
-"""Any order of commands over run directories, and a dictionary that foretells it: `just states [EXAMPLES]`.
-
-The commands are the real ones, against a simulated endpoint on a real socket. What becomes of a sample
-follows from its number and from the outage of the moment, so the model knows each outcome, and who may be
-asked for it.
-"""
+"""Any order of commands over run directories and over a sweep's folder: `just states [EXAMPLES]`."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     consumes,
-    invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 
-import vlsb
+from tests.simulation.state_model import (
+    ANSWERED,
+    BLOCKED,
+    FILES,
+    LABELS,
+    NO_VERDICT,
+    SAMPLES,
+    Run,
+    Runs,
+    count_rows,
+    explore,
+    new_run,
+)
+from tests.simulation.sweep_states import SweepFolder
 from tests.support import GOLDEN
-from tests.support.command import Finished, Vlsb, run_words
-from tests.support.datasets import sample_row, write_dataset
-from tests.support.endpoint import asked, sample_of
+from tests.support.command import Finished, run_words
+from tests.support.datasets import sample_row
+from tests.support.endpoint import asked
 from tests.support.waiting import wait_until
 from vlsb.records import Outcome, data_digest
-from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
+from vlsb.simulator import Request
 from vlsb.store.manifest import read_manifest
 
-SAMPLES = 6
 LIMITS = ("1-3", "4-6", "1-6", "3-5")
-FILES = ("responses.jsonl", "verdicts/j.jsonl")
-BLOCKED, NO_VERDICT = 0, 1
 FAILED = "Sorry, but error occured"
 """What the authors' script logs in the place of an answer that did not come."""
-LABELS = (Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE)
-REDONE = {Outcome.NOT_ATTEMPTED, Outcome.TARGET_ERROR}
-"""Where the target is asked by a resume."""
-ANSWERED = "answered"
-
-
-@dataclass
-class Run:
-    """What a run directory has to hold: how far the target came with each sample, and what judges said.
-
-    `errors` are the samples of which an error is written down: an answer hides it while it is there. `torn`
-    are the files that end in half a line. `drawn` is how many answers a person was to label, and `shown` are
-    those.
-    """
-
-    limit: str
-    target: dict[int, Outcome | str]
-    verdicts: dict[str, dict[int, Outcome]] = field(default_factory=dict)
-    errors: set[int] = field(default_factory=set)
-    torn: set[str] = field(default_factory=set)
-    is_imported: bool = False
-    drawn: int = 0
-    shown: set[int] = field(default_factory=set)
-
-    @property
-    def holds_answers(self) -> bool:
-        """Whether anybody has answered anything, or half a line may be an answer."""
-        return bool(self.torn or any(self.verdicts.values()) or set(self.target.values()) - REDONE)
-
-    def begin(self) -> None:
-        """A session begins: a run in which nobody has answered anything starts again."""
-        if not self.holds_answers:
-            self.target = dict.fromkeys(self.target, Outcome.NOT_ATTEMPTED)
-            self.verdicts, self.errors, self.is_imported = {}, set(), False
-        self.torn.clear()
-        self.verdicts.setdefault("j", {})
-
-    def lose(self, lane: str, sample: int) -> None:
-        """A row is gone; what came before the target's answer is seen again."""
-        if lane == "responses.jsonl":
-            self.target[sample] = Outcome.TARGET_ERROR if sample in self.errors else Outcome.NOT_ATTEMPTED
-        else:
-            del self.verdicts["j"][sample]
-
-    def outcomes(self, judge: str) -> dict[int, Outcome]:
-        """Where each sample ends with a judge."""
-        return {sample: self._outcome(sample, judge) for sample in self.target}
-
-    def _outcome(self, sample: int, judge: str) -> Outcome:
-        ended = self.target[sample]
-        if isinstance(ended, Outcome):
-            return ended
-        return self.verdicts[judge].get(sample, Outcome.NOT_JUDGED)
-
-    def pending(self) -> set[int]:
-        """Those of which a resume asks the target."""
-        return {sample for sample, ended in self.target.items() if ended in REDONE}
-
-    def answered(self) -> set[int]:
-        """Those that the target has answered."""
-        return {sample for sample, ended in self.target.items() if ended == ANSWERED}
-
-    def unjudged(self, judge: str) -> set[int]:
-        """The answers that a judge has not judged."""
-        return self.answered() - self.verdicts.get(judge, {}).keys()
-
-
-def new_run(limit: str) -> Run:
-    """A run in which nobody was asked."""
-    first, last = map(int, limit.split("-"))
-    return Run(limit, dict.fromkeys(range(first - 1, last), Outcome.NOT_ATTEMPTED))
 
 
 def by_person(sample: int) -> int:
@@ -146,57 +71,14 @@ def write_as_before(run: Path, data: Path) -> None:
     failures.write_text("".join(f"{json.dumps(row)}\n" for row in of_failures))
 
 
-def judged(sample: int) -> Outcome:
-    """What every judge makes of an answer."""
-    return Outcome.JUDGE_INVALID if sample == NO_VERDICT else LABELS[sample % 3]
-
-
-def count_rows(run: Path) -> int:
-    """How many answers and failures stand in a run directory."""
-    files = (run / "responses.jsonl", run / "failures.jsonl", *run.glob("verdicts/*.jsonl"))
-    return sum(path.read_bytes().count(b"\n") for path in files if path.exists())
-
-
-class RunDirectories(RuleBasedStateMachine):
-    """Commands in any order, and after each of them every run holds what the model says."""
+class RunDirectories(Runs):
+    """Runs of any kind and name, and what is typed over them."""
 
     runs = Bundle("runs")
-    steps: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
-        self.home = Path(tempfile.mkdtemp())
-        self.data = write_dataset(self.home / "data", SAMPLES)
-        self.vlsb = Vlsb(self.home)
-        self.model: dict[str, Run] = {}
-        self.down: frozenset[int] = frozenset()
-        # How many requests are answered until all are left waiting; None for all.
-        self.left: int | None = None
-        self.endpoint = SimulatorThread(self.respond)
-        self.endpoint.__enter__()
         self.number = 0
-
-    def teardown(self) -> None:
-        """Leave nothing behind."""
-        self.endpoint.__exit__(None, None, None)
-        shutil.rmtree(self.home)
-
-    def respond(self, request: Request) -> Action:
-        """What the endpoint does follows from the sample; a sample in an outage is refused."""
-        sample = sample_of(request)
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                return Stall()
-        if request.is_judge:
-            return answer("Well.") if sample == NO_VERDICT else verdict(sample % 3 + 1)
-        if sample in self.down:
-            return error(400, code="bad_luck")
-        return blocked() if sample == BLOCKED else answer(f"Answer {sample}.")
-
-    def path(self, name: str) -> Path:
-        """A run's directory."""
-        return self.home / "outputs" / name
 
     def new_name(self) -> str:
         """A name that no run has had."""
@@ -226,29 +108,6 @@ class RunDirectories(RuleBasedStateMachine):
         usual = ("--name", name, "--limit", run.limit, "--backoff", "0.01", "--fail-on-error", "100%")
         return run_words(self.endpoint, self.data, *usual, *words)
 
-    def foresee(self, run: Run) -> set[int]:
-        """What a session that is not interrupted makes of a run; the samples of which it asks the judge."""
-        run.begin()
-        pending = run.pending()
-        for sample in pending:
-            self.foresee_target(run, sample)
-        # What the target says anew is judged anew, although it may be what was judged before.
-        return self.foresee_judge(run, "j") | run.answered() & pending
-
-    def foresee_target(self, run: Run, sample: int) -> None:
-        """How the target ends a sample now."""
-        if sample in self.down:
-            run.target[sample] = Outcome.TARGET_ERROR
-            run.errors.add(sample)
-        else:
-            run.target[sample] = Outcome.TARGET_BLOCKED if sample == BLOCKED else ANSWERED
-
-    def foresee_judge(self, run: Run, judge: str) -> set[int]:
-        """What a judge makes of the answers that it has not judged; which those are."""
-        unjudged = run.unjudged(judge)
-        run.verdicts.setdefault(judge, {}).update((sample, judged(sample)) for sample in unjudged)
-        return unjudged
-
     @rule(
         target=runs,
         limit=st.sampled_from(["1-3", "4-6", "1-6", "3-5"]),
@@ -274,7 +133,7 @@ class RunDirectories(RuleBasedStateMachine):
         for sample in run.target:
             row = sample_row(sample)
             run.target[sample] = Outcome.TARGET_ERROR if sample == BLOCKED else ANSWERED
-            text = FAILED if sample == BLOCKED else f"Answer {sample}."
+            text = FAILED if sample == BLOCKED else f"Answer {sample} of m."
             run.errors |= {BLOCKED} & {sample}
             of_row = {"question": row["instruction"], "image_path": f"/data/{row['image_path']}"}
             logs.append({"id": sample, **of_row, "pred_answer": text, "safe_label": sample % 3 + 1})
@@ -314,17 +173,6 @@ class RunDirectories(RuleBasedStateMachine):
         _, target, judge = self.evaluate(name, run, "--resume", "--max-requests", requests)
         assert len(target) + len(judge) <= requests
         self.foresee_part(run, target, judge)
-
-    def foresee_part(self, run: Run, target: Collection[int], judge: Sequence[int]) -> None:
-        """What a session makes of a run to which only these answers came."""
-        run.begin()
-        assert Counter(target) <= Counter(run.pending())
-        for sample in target:
-            self.foresee_target(run, sample)
-        # Whoever gives no verdict is asked a second time.
-        done = set(judge) - ({NO_VERDICT} if judge.count(NO_VERDICT) == 1 else set())
-        assert done <= run.unjudged("j") | set(target)
-        run.verdicts["j"].update((sample, judged(sample)) for sample in done)
 
     @rule(name=runs, answers=st.integers(0, 6), torn=st.sampled_from(["", *FILES]))
     def kill(self, name: str, answers: int, torn: str) -> None:
@@ -421,14 +269,7 @@ class RunDirectories(RuleBasedStateMachine):
     def edit(self, name: str, lane: str, number: int, is_moved: bool) -> None:
         """Rows in another order are the same rows, and one that somebody deletes was never written."""
         self.count("edit")
-        run, path = self.model[name], self.path(name) / lane
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if not lines or lane in run.torn:
-            return
-        line = lines.pop(number % len(lines))
-        path.write_bytes(b"".join([line, *lines] if is_moved else lines))
-        if not is_moved:
-            run.lose(lane, json.loads(line)["sample_id"])
+        self.edit_by_hand(name, lane, number, is_moved)
 
     @rule(name=runs, count=st.integers(1, SAMPLES))
     def audit(self, name: str, count: int) -> None:
@@ -508,45 +349,15 @@ class RunDirectories(RuleBasedStateMachine):
         )
         return name if whole else multiple()
 
-    def count(self, step: str) -> None:
-        """Remember that a step was made."""
-        RunDirectories.steps[step] += 1
 
-    def found(self, name: str) -> dict[str, dict[int, Outcome]]:
-        """The outcomes that a run directory holds, with each judge."""
-        run = vlsb.load_run(self.path(name))
-        return {
-            judge: {row["sample_id"]: Outcome(row["outcome"]) for row in run.answer_rows(judge)}
-            for judge in run.judges
-        }
-
-    @invariant()
-    def every_run_holds_what_the_model_says(self) -> None:
-        """Each sample of each run, with each judge, ended where the model says."""
-        for name, run in self.model.items():
-            assert self.found(name) == {judge: run.outcomes(judge) for judge in run.verdicts}, name
-
-
-def explore(examples: int, steps: int, *, derandomize: bool) -> Counter[str]:
-    """Draw so many orders of commands; the steps that were made, by their kind."""
-    RunDirectories.steps.clear()
-    run_state_machine_as_test(
-        RunDirectories,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=derandomize,
-            database=None,
-            phases=[Phase.generate] if derandomize else [Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    return RunDirectories.steps
+def main(examples: int) -> None:
+    """Draw so many orders for each machine, and print what was typed."""
+    for machine in (RunDirectories, SweepFolder):
+        start = time.monotonic()
+        made = explore(machine, examples, 15, derandomize=False)
+        each = ", ".join(f"{count} {step}" for step, count in made.most_common())
+        print(f"{made.total()} commands in {time.monotonic() - start:.0f} s, no violation: {each}")
 
 
 if __name__ == "__main__":
-    start = time.monotonic()
-    made = explore(int(sys.argv[1]) if len(sys.argv) > 1 else 200, 15, derandomize=False)
-    each = ", ".join(f"{count} {step}" for step, count in made.most_common())
-    print(f"{made.total()} commands in {time.monotonic() - start:.0f} s, no violation: {each}")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
