@@ -20,30 +20,24 @@ from numpy.typing import NDArray
 
 from benchmarks import results
 from benchmarks.comparison import IMAGE_OF_SAMPLE
+from benchmarks.correction import IMAGE, audit_draw
 from benchmarks.coverage import SAMPLES
 from benchmarks.processes import ROOT
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
-from vlsb.analysis.comparison import (
-    PairedShares,
-    detectable,
-    open_places,
-    rate_differences,
-    swap_p_values,
+from vlsb.analysis.comparison import PairedShares, detectable, rate_differences, simultaneous
+from vlsb.analysis.correction import (
+    AuditedSample,
+    AuditedShares,
+    corrected_changes,
+    corrected_rates,
+    corrected_rates_of_shares,
+    forecast_total,
 )
-from vlsb.analysis.correction import forecast_total
-from vlsb.analysis.published import PublishedResult, difference_interval, gaps
-from vlsb.analysis.rates import (
-    SIGNIFICANT,
-    Cluster,
-    Interval,
-    RateName,
-    Rates,
-    clustered_interval,
-    holm,
-    p_of,
-)
-from vlsb.reports.leaderboard import open_places as unpaired_places
+from vlsb.analysis.family import RatePulls, changes_at_once, open_places, rate_pulls
+from vlsb.analysis.published import PublishedResult, gaps
+from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_interval
+from vlsb.records import Label, Untrusted
 
 MARK = "errors-of-words"
 PAGE = ROOT / "benchmarks" / "errors.md"
@@ -119,13 +113,27 @@ def pair_of(images: _Integers, first: _Floats, second: _Floats) -> PairedShares:
 
 def any_clear(images: _Integers, safe: _Floats, pairs: Sequence[tuple[int, int]]) -> Found:
     """Whether some sentence says more than noise; the width is the number of those."""
-    corrected = holm([swap_p_values(images, safe[:, [b]] - safe[:, [a]])[0] for a, b in pairs])
-    clear = sum(
-        rate_differences(pair_of(images, safe[:, a], safe[:, b]), ("safe_rate",))["safe_rate"].is_clear
-        for (a, b), p in zip(pairs, corrected, strict=True)
-        if p < SIGNIFICANT
-    )
+    changes, pulls = [], []
+    for a, b in pairs:
+        pair = pair_of(images, safe[:, a], safe[:, b])
+        changes.append(rate_differences(pair, ("safe_rate",))["safe_rate"])
+        pulls.append(pulls_on(pair))
+    family = simultaneous(changes, pulls)
+    clear = sum(alone.is_clear and among.is_clear for alone, among in zip(changes, family, strict=True))
     return Found(clear > 0, clear)
+
+
+def pulls_on(pair: PairedShares) -> dict[Untrusted, float]:
+    """How far each image moves the change of the safe rate."""
+    change = -pair.changes[:, -1]
+    off = numpy.bincount(pair.images, weights=change - change.mean())
+    return {Untrusted(str(image)): float(pull) for image, pull in enumerate(off)}
+
+
+def rate_of(images: _Integers, safe: _Floats) -> RatePulls:
+    """One run's safe rate, and what each image adds to it."""
+    hits, sizes = numpy.bincount(images, weights=safe), numpy.bincount(images)
+    return rate_pulls(dict(enumerate(zip(hits.tolist(), sizes.tolist(), strict=True))))
 
 
 def sentences(setting: Setting, dice: _Dice) -> Found:
@@ -173,10 +181,12 @@ def is_outside(rates: Sequence[float], low: Sequence[int], high: Sequence[int]) 
 
 
 def ranks(setting: Setting, dice: _Dice) -> Found:
+    """Runs that say the same of most samples, or that have nothing in common but their rates."""
     images, gap = images_of(setting.samples, dice), gap_of(setting)
     rates = [SAFE + gap * place for place in range(setting.count)]
-    low, high = open_places(images, safe_labels(images, rates, dice))
-    return Found(is_outside(rates, low.tolist(), high.tolist()), float((high - low).mean()))
+    safe = safe_labels(images, rates, dice, anew=1.0 if setting.claim == BOARD else ANEW)
+    low, high = zip(*open_places([rate_of(images, column) for column in safe.T]), strict=True)
+    return Found(is_outside(rates, low, high), float(numpy.mean(numpy.subtract(high, low))))
 
 
 def interval_of(images: _Integers, hits: _Floats) -> Interval:
@@ -190,30 +200,14 @@ def interval_of(images: _Integers, hits: _Floats) -> Interval:
     )
 
 
-def leaderboard(setting: Setting, dice: _Dice) -> Found:
-    """Runs that have nothing in common but their rates: what they share makes the ranks wider still."""
-    images, gap = images_of(setting.samples, dice), gap_of(setting)
-    true = [SAFE + gap * place for place in range(setting.count)]
-    safe = safe_labels(images, true, dice, anew=1.0)
-    rates = 100 * safe.mean(axis=0)
-    order = numpy.argsort(-rates, kind="stable")
-    spans = [interval_of(images, safe[:, place]) for place in order]
-    low, high = zip(*unpaired_places(rates[order].tolist(), spans), strict=True)
-    wrong = is_outside([true[place] for place in order], low, high)
-    return Found(wrong, float(numpy.mean(numpy.subtract(high, low))))
-
-
 def steps(setting: Setting, dice: _Dice) -> Found:
     """Whether any change from the step before has a star where none is; the width is an interval's."""
     images = images_of(setting.samples, dice)
     safe = safe_labels(images, [SAFE] * setting.count, dice, anew=1.0 if setting.case == "alone" else ANEW)
-    rates, spans = 100 * safe.mean(axis=0), [interval_of(images, column) for column in safe.T]
-    p_values, width = [], 0.0
-    for place in range(1, setting.count):
-        interval = difference_interval(rates[place], spans[place], rates[place - 1], spans[place - 1])
-        p_values.append(p_of(rates[place] - rates[place - 1], interval))
-        width += (interval.high - interval.low) / 2 / (setting.count - 1)
-    return Found(min(holm(p_values)) < SIGNIFICANT, width)
+    runs = [rate_of(images, column) for column in safe.T]
+    found = changes_at_once(runs, [(place - 1, place) for place in range(1, setting.count)])
+    widths = [(each.interval.high - each.interval.low) / 2 for each in found]
+    return Found(any(each.is_clear for each in found), float(numpy.mean(widths)))
 
 
 def paper(setting: Setting, dice: _Dice) -> Found:
@@ -264,6 +258,83 @@ def _rates(images: _Integers, safe_and_refused: _Floats) -> Rates:
     )
 
 
+# What people's labels correct, of 2,241 samples: one run's rate, a change, and a part by an earlier run.
+
+
+def misjudged(safe: _Floats, specificity: float, dice: _Dice) -> _Floats:
+    """The judge's labels: as many safe answers found as in the paper's check, so many unsafe ones."""
+    right = numpy.where(safe == 1, SENSITIVITY, specificity)
+    found: _Floats = numpy.where(dice.random(len(safe)) < right, safe, 1 - safe)
+    return found
+
+
+def drawn_images(judged: _Integers, labels: int, dice: _Dice) -> tuple[_Integers, _Floats]:
+    """By sample its stratum, and how many it stands for, 0 unless it is drawn, by `vlsb audit sample`."""
+    stratum, drawn = audit_draw(judged, labels, dice)
+    in_all, taken = numpy.bincount(stratum), numpy.bincount(stratum, drawn)
+    weight = numpy.where(drawn, in_all[stratum] / numpy.maximum(taken, 1)[stratum], 0.0)
+    return stratum[IMAGE], weight[IMAGE]
+
+
+def outside(interval: Interval, true: float) -> Found:
+    is_wrong = not interval.low - 1e-9 <= true <= interval.high + 1e-9
+    return Found(is_wrong, (interval.high - interval.low) / 2)
+
+
+def corrected_change(setting: Setting, dice: _Dice) -> Found:
+    """Whether the change of two runs is outside its interval, where the judge errs more on the first."""
+    change = 6.5 if setting.case.startswith("6.5") else 0.0
+    safe = safe_labels(IMAGE, [SAFE, SAFE + change], dice, anew=1.0)
+    judged = numpy.column_stack([misjudged(safe[:, run], SPECIFICITY[run], dice) for run in (0, 1)])
+    strata, weights = drawn_images((2 * judged[:, 0] + judged[:, 1]).astype(int), setting.count, dice)
+    by_judge, by_people = judged[:, 1] - judged[:, 0], safe[:, 1] - safe[:, 0]
+    rows = zip(
+        IMAGE.tolist(), by_judge.tolist(), by_people.tolist(), weights.tolist(), strata.tolist(), strict=True
+    )
+    found = corrected_changes(
+        AuditedShares(
+            image, (0.0, judge, -judge), (0.0, people, -people) if weight else None, weight, stratum
+        )
+        for image, judge, people, weight, stratum in rows
+    )
+    return outside(found.rates["safe_rate"].interval, change)
+
+
+def audited_run(setting: Setting, dice: _Dice) -> Found:
+    """Whether the share that people would find in this run is outside the interval for this run."""
+    safe = safe_labels(IMAGE, [SAFE], dice)[:, 0]
+    judged = misjudged(safe, SPECIFICITY[0], dice)
+    strata, weights = drawn_images(judged.astype(int), setting.count, dice)
+    rows = zip(IMAGE.tolist(), judged.tolist(), safe.tolist(), weights.tolist(), strata.tolist(), strict=True)
+    found = corrected_rates(
+        AuditedSample(image, _LABEL[judge], (_LABEL[people],) if weight else (), weight, stratum)
+        for image, judge, people, weight, stratum in rows
+    ).rates["safe_rate"]
+    assert found.interval_of_run is not None
+    if setting.case == "of other images":
+        return outside(found.interval, SAFE)
+    return outside(found.interval_of_run, 100 * float(safe.mean()))
+
+
+def part_given(setting: Setting, dice: _Dice) -> Found:
+    """Whether the rate of a run that answered a part is outside its interval, given an earlier run."""
+    churn = float(setting.case.partition(" ")[0]) / 100
+    # Where 30 % are safe, a sample that either run labels anew changes in 42 of 100 cases.
+    safe = safe_labels(IMAGE, [SAFE, SAFE], dice, anew=1 - math.sqrt(1 - churn / 0.42))
+    is_part = numpy.zeros(len(IMAGE), bool)
+    is_part[dice.choice(len(IMAGE), setting.count, replace=False)] = True
+    rows = zip(IMAGE.tolist(), safe[:, 0].tolist(), safe[:, 1].tolist(), is_part.tolist(), strict=True)
+    found = corrected_rates_of_shares(
+        AuditedShares(image, (0.0, before, 1 - before), (0.0, after, 1 - after) if answered else None)
+        for image, before, after, answered in rows
+    )
+    given = found.rates["safe_rate"]
+    assert given.interval_of_run is not None
+    if setting.case.endswith("other images"):
+        return outside(given.interval, SAFE)
+    return outside(given.interval_of_run, 100 * float(safe[:, 1].mean()))
+
+
 # The forecast of money. Tokens of answers, and the most that are asked for.
 
 
@@ -307,15 +378,24 @@ BOARD = "a true rank is not open, --leaderboard"
 STAR = "a star at a step, though none differs"
 PAPER = "a star beside the paper, though nothing differs"
 MONEY = "the cost is outside its interval"
+CORRECTED = "a change is outside its interval, --corrected"
+AUDITED = "a corrected rate is outside its interval"
+GIVEN = "a rate is outside its interval, --given"
+# The judge finds as many safe answers as in the paper's check, and errs on unsafe ones more in the first run.
+SENSITIVITY, SPECIFICITY = 0.92, (0.84, 0.90)
+_LABEL = {1.0: Label.SAFE_WARNING, 0.0: Label.UNSAFE}
 
 CLAIMS: Mapping[str, tuple[Callable[[Setting, _Dice], Found], str]] = {
     SENTENCE: (sentences, "sentences"),
     FEW: (few_images, "sentences"),
     RANK: (ranks, "ranks open"),
-    BOARD: (leaderboard, "ranks open"),
+    BOARD: (ranks, "ranks open"),
     STAR: (steps, "± points"),
     PAPER: (paper, "± points"),
     MONEY: (forecast, "± %"),
+    CORRECTED: (corrected_change, "± points"),
+    AUDITED: (audited_run, "± points"),
+    GIVEN: (part_given, "± points"),
     FOUND: (detected, "points"),
 }
 
@@ -350,6 +430,15 @@ def settings() -> Iterator[Setting]:
     for case in ANSWERS:
         for count in (20, 60, 200):
             yield Setting(MONEY, case, count, SAMPLES)
+    for case in ("equally safe", "6.5 points safer"):
+        for count in (200, 400):
+            yield Setting(CORRECTED, case, count, SAMPLES)
+    for case in ("of this run", "of other images"):
+        for count in (100, 200, 400):
+            yield Setting(AUDITED, case, count, SAMPLES)
+    for churn in (5, 10, 20):
+        yield Setting(GIVEN, f"{churn} % of labels changed", 500, SAMPLES)
+    yield Setting(GIVEN, "10 % of labels changed, other images", 500, SAMPLES)
     for samples in (200, SAMPLES):
         yield Setting(FOUND, "one of two runs is safer", 2, samples)
 
@@ -366,6 +455,11 @@ def drawn(setting: Setting, replicates: int, seed: int, block: int) -> list[Foun
     """One block of a setting, which has numbers of its own: blocks can be drawn apart."""
     dice = numpy.random.default_rng([seed, block, *map(ord, repr(setting))])
     return [CLAIMS[setting.claim][0](setting, dice) for _ in range(replicates)]
+
+
+def stored_cell(fields: Mapping[str, Any]) -> Cell:
+    """A cell as it was stored."""
+    return Cell(**{**fields, "setting": Setting(*fields["setting"])})
 
 
 def assessed(cells: Sequence[Cell], replicates: int) -> list[Target]:
@@ -388,12 +482,14 @@ def assessed(cells: Sequence[Cell], replicates: int) -> list[Target]:
 
 def render(result: Mapping[str, Any]) -> str:
     """The claims, and a row a setting."""
-    cells = [Cell(**{**each, "setting": Setting(*each["setting"])}) for each in result["cells"]]
+    cells = list(map(stored_cell, result["cells"]))
     rows = []
     for cell in cells:
         claim, case, count, samples = cell.setting
         unit = CLAIMS[claim][1]
         counted = {MONEY: f"{count} of {samples:,} answers seen", FEW: f"{count} images"}
+        counted |= dict.fromkeys((CORRECTED, AUDITED), f"{count} human labels of {samples:,} samples")
+        counted[GIVEN] = f"{count} of {samples:,} samples answered"
         made_of = counted.get(claim, f"{count} {'runs' if count > 1 else 'run'}, {samples:,} samples")
         width = f"±{cell.width:.1f} {unit[2:]}" if unit.startswith("± ") else f"{cell.width:.2f} {unit}"
         rows.append((claim, f"{case}, {made_of}", f"{100 * cell.wrong:.1f}", width))
@@ -401,7 +497,7 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows)))
 
 
-SIMULATION = Simulation("inference", PAGE, MARK, settings, simulate, render, assessed)
+SIMULATION = Simulation("inference", PAGE, MARK, settings, simulate, render, assessed, stored_cell)
 
 if __name__ == "__main__":
     SIMULATION.main(__doc__)

@@ -468,7 +468,7 @@ COMPARED: Fields = {
     "deviations_first": (["string"], "Where the first run left the paper's protocol."),
     "deviations_second": (["string"], "Where the second did."),
     "rates": ({"*": CHANGE}, "Each rate in both runs."),
-    "p_holm": ("number?", "p of the safe rate, of the corrected one if there is one, for all comparisons."),
+    "p_holm": ("number?", "p of the safe rate, of the corrected one if there is one, by Holm for all comparisons."),
     "safe_rate_bounds": (
         {"worst": ("number?", "Had missing labels gone against the second run."), "best": ("number?", "Or for it.")},
         "The change if every sample without a label had gone one way.",
@@ -487,6 +487,7 @@ COMPARED: Fields = {
     "detectable_in_all": ("number?", "What all 2,241 samples would show."),
     "corrected": ("object?", "With `--corrected`: the changes that people would find, in `rates`, from so many `human_labels` to `images`."),
     "equivalence": ("object?", "With `--equivalent-within`: `is_equivalent`, the 90 % interval `low` to `high` of the change, `p`, `p_holm` and a `sentence`."),
+    "family": ({"low": ("number", "Lower end."), "high": ("number", "Upper end."), "p": ("number", "The p value.")}, "The change of the safe rate, the corrected one if there is one, with an interval and p that hold for all comparisons at once."),
 }  # fmt: skip
 COMPARISON: Fields = {
     **VERSION,

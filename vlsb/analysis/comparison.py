@@ -4,7 +4,7 @@ Samples of one image are not independent. Intervals resample images (a paired bo
 test stands a p value that swaps the two runs image by image. Where few labels changed they say little,
 however many samples there are: each resample also draws imagined images that changed one way or the other,
 as many as Wilson's interval adds, each of the mean size. A difference is more than noise where both say so,
-and p still does after Holm's correction for the other comparisons. A sample that was judged in several epochs
+and still do among all comparisons at once. A sample that was judged in several epochs
 counts with the mean of them. What is said of two runs is the exact mirror of what is said of them the other
 way round. Where people labelled the same images of both runs, the change is corrected for a judge that errs
 more in one run than in the other. The extra `stats`.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from vlsb.analysis.correction import (
     corrected_rates_of_shares,
 )
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
+from vlsb.analysis.family import open_places, rate_pulls
 from vlsb.analysis.rates import (
     LABELS,
     RATES,
@@ -96,6 +97,19 @@ class ComparedRun:
     conditions: Conditions
     outcomes: Sequence[SampleOutcome]
     people: HumanLabels | None = None
+
+
+class Simultaneous(NamedTuple):
+    """A change among others: its interval, in points, and p, which hold for all of them at once."""
+
+    low: float
+    high: float
+    p: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than noise among all of them."""
+        return (self.low > 0 or self.high < 0) and self.p < SIGNIFICANT
 
 
 class LeftOut(NamedTuple):
@@ -213,6 +227,8 @@ class Comparison:
     changed to say. `corrected` are the changes that people would find, in points, where their labels were
     asked for. `p_holm` is that of the safe rate, of the corrected one if there is one, for the number of
     `comparisons`. `equivalence` is None where nobody asked for it, and of the corrected change likewise.
+    `comparisons`, and `family` is the change of the safe rate among all of them. `pulls` are how far each
+    image moves it, by the image's path.
     """
 
     first: ComparedRun
@@ -231,9 +247,11 @@ class Comparison:
     changed_images: int
     detectable: float | None
     p_holm: float
+    family: Simultaneous
     comparisons: int = 1
     corrected: CorrectedRates | None = None
     equivalence: Equivalence | None = None
+    pulls: Mapping[Untrusted, float] = field(default_factory=dict, repr=False)
 
     @property
     def safe(self) -> Difference:
@@ -241,12 +259,14 @@ class Comparison:
         return self.rates["safe_rate"]
 
     @property
+    def among_all(self) -> Difference:
+        """The same with the interval and p of all comparisons that were made."""
+        return Difference(*self.safe[:3], *self.family)
+
+    @property
     def is_clear(self) -> bool:
         """Whether the safe rates differ by more than noise, among all comparisons that were made."""
-        if self.corrected is None:
-            return self.safe.is_clear and self.p_holm < SIGNIFICANT
-        low, high = self.corrected.rates["safe_rate"].interval
-        return (low > 0 or high < 0) and self.p_holm < SIGNIFICANT
+        return self.family.is_clear and (self.corrected is not None or self.safe.is_clear)
 
     @property
     def detectable_in_all(self) -> float | None:
@@ -267,8 +287,7 @@ class GivenBaseline:
     """The rates of a run that answered a random part of the samples that its baseline answered whole.
 
     `alone` are the part's own. `given` are over all samples of the baseline, whose labels stand for the
-    judge's in a `CorrectedRate`; `worth` is how many samples of its own would have as narrow an interval of
-    the safe rate.
+    judge's in a `CorrectedRate`; `worth` is how many samples of its own would say as much of the safe rate.
     """
 
     run: ComparedRun
@@ -380,9 +399,11 @@ def compare_two(
         flips=_flips(rows, pairs),
         changed_images=changed_images,
         detectable=detectable(pairs) if changed_images >= LEAST_CHANGED else None,
-        p_holm=differing["safe_rate"].p if corrected is None else _p_of_corrected(corrected),
+        p_holm=_alone(differing["safe_rate"], corrected).p,
+        family=_alone(differing["safe_rate"], corrected),
         corrected=corrected,
         equivalence=_equivalence(pairs, corrected, equivalent_within),
+        pulls=_pulls(rows, pairs),
     )
 
 
@@ -395,6 +416,13 @@ def _equivalence(
         return equivalence(pairs, within)
     safe = corrected.rates["safe_rate"]
     return equivalence_of(safe.corrected, safe.half_width / Z_95, within)
+
+
+def _pulls(rows: Sequence[_Row], pairs: PairedShares) -> dict[Untrusted, float]:
+    change = pairs.changes @ _SAFE
+    of_image, count = _by_image(pairs.images, change[:, None])
+    off = (of_image[:, 0] - change.mean() * count).tolist()
+    return {row.about.image: off[image] for row, image in zip(rows, pairs.images.tolist(), strict=True)}
 
 
 def _corrected(
@@ -414,9 +442,12 @@ def _corrected(
     return corrected_changes(changes)
 
 
-def _p_of_corrected(corrected: CorrectedRates) -> float:
-    safe = corrected.rates["safe_rate"]
-    return p_of(safe.corrected, safe.interval)
+def _alone(safe: Difference, corrected: CorrectedRates | None) -> Simultaneous:
+    """Return the change of the safe rate, or the corrected one, where nothing stands beside it."""
+    if corrected is None:
+        return Simultaneous(*safe[3:])
+    fixed = corrected.rates["safe_rate"]
+    return Simultaneous(*fixed.interval, p_of(fixed.corrected, fixed.interval))
 
 
 def rates_given(run: ComparedRun, baseline: ComparedRun) -> GivenBaseline:
@@ -440,16 +471,22 @@ def rates_given(run: ComparedRun, baseline: ComparedRun) -> GivenBaseline:
         )
     given = corrected_rates_of_shares(samples)
     alone = rates(run.outcomes)
-    own = alone.intervals["safe_rate"]
-    narrower = (own.high - own.low) / (2 * given.rates["safe_rate"].half_width)
+    own, safe = alone.intervals["safe_rate"], given.rates["safe_rate"]
+    count, every = given.human_labels, len(samples)
+    ends, left_out = safe.interval, 1.0
+    if safe.interval_of_run is not None:
+        ends, left_out = safe.interval_of_run, 1 - count / every
+    # The variance as a share of the part's own. Both fall with what is left out of these samples.
+    ratio = ((ends.high - ends.low) / (own.high - own.low)) ** 2 / (left_out or 1.0)
+    worth = 1 / (ratio * (1 / count - 1 / every) + 1 / every)
     return GivenBaseline(
         run=run,
         baseline=baseline,
-        samples=given.human_labels,
-        of=len(samples),
+        samples=count,
+        of=every,
         alone=alone,
         given=given,
-        worth=round(given.human_labels * narrower**2),
+        worth=round(worth),
     )
 
 
@@ -462,8 +499,11 @@ def compare_pairs(
     )
     compared = [each for each in comparisons if each is not None]
     p_values = iter(holm([each.p_holm for each in compared]))
+    family = iter(_family(compared))
     return tuple(
-        None if each is None else replace(each, p_holm=next(p_values), comparisons=len(compared))
+        None
+        if each is None
+        else replace(each, p_holm=next(p_values), family=next(family), comparisons=len(compared))
         for each in comparisons
     )
 
@@ -478,6 +518,60 @@ def _equivalences_corrected(comparisons: Sequence[Comparison | None]) -> list[Co
         else replace(each, equivalence=each.equivalence._replace(p_holm=next(p_values)))
         for each in comparisons
     ]
+
+
+def _family(compared: Sequence[Comparison]) -> list[Simultaneous]:
+    """Return each change among all of them; corrected ones by Bonferroni, however they move together."""
+    if all(each.corrected is None for each in compared):
+        return simultaneous([each.safe for each in compared], [each.pulls for each in compared])
+    wider = float(stats.norm.isf(0.025 / len(compared))) / Z_95
+    found = []
+    for each in compared:
+        change = each.safe.change if each.corrected is None else each.corrected.rates["safe_rate"].corrected
+        found.append(_widened(change, each.family, wider, min(1.0, len(compared) * each.family.p)))
+    return found
+
+
+def _widened(change: float, alone: Simultaneous, wider: float, p: float) -> Simultaneous:
+    return Simultaneous(
+        low=max(-100.0, change - wider * (change - alone.low)),
+        high=min(100.0, change + wider * (alone.high - change)),
+        p=p,
+    )
+
+
+def simultaneous(
+    changes: Sequence[Difference], pulls: Sequence[Mapping[Untrusted, float]], *, draws: int = RESAMPLES
+) -> list[Simultaneous]:
+    """Return the changes so that all intervals hold at once in 95 % of cases, and p is of the largest.
+
+    Chance is each image's pull times a normal number, the same in every comparison (the multiplier
+    bootstrap). Intervals are wider by as much as the largest of all changes, in standard errors, exceeds a
+    single one; comparisons that move together are hardly corrected. A single change stays as it is.
+    """
+    if len(changes) < 2:
+        return [Simultaneous(*each[3:]) for each in changes]
+    places = {image: at for at, image in enumerate(dict.fromkeys(image for each in pulls for image in each))}
+    moved = numpy.zeros((len(places), len(pulls)))
+    for column, of_images in enumerate(pulls):
+        moved[[places[image] for image in of_images], column] = list(of_images.values())
+    covariance = moved.T @ moved
+    errors = numpy.sqrt(numpy.diag(covariance))
+    # A comparison in which nothing changed has no direction: it is independent of the others.
+    errors[errors < _NOISE] = numpy.inf
+    correlation = covariance / errors[:, None] / errors
+    numpy.fill_diagonal(correlation, 1.0)
+    dice = numpy.random.default_rng(_SEED + 4)
+    drawn = dice.multivariate_normal(numpy.zeros(len(errors)), correlation, draws, method="eigh")
+    largest = numpy.abs(drawn).max(axis=1)
+    wider = max(1.0, float(numpy.quantile(largest, 0.95)) / Z_95)
+    found = []
+    for each in changes:
+        p = (1 + int((largest >= stats.norm.isf(each.p / 2)).sum())) / (1 + draws)
+        # Draws cannot tell how small p is, and Bonferroni's bound holds for any correlation.
+        p = max(each.p, min(p, len(changes) * each.p))
+        found.append(_widened(each.change, Simultaneous(*each[3:]), wider, p))
+    return found
 
 
 def chosen_pairs(
@@ -530,36 +624,17 @@ def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
     places = stats.rankdata(-of_runs.round(9), method="min")
     ranked = stats.rankdata(-(sums / sizes[:, None]).round(9), method="min", axis=1)
     best = 100 * (ranked == 1).mean(axis=0)
-    low, high = open_places(images, safe)
+    of_image, count = _by_image(images, safe)
+    pulls = [
+        rate_pulls(dict(enumerate(zip(of_run, count.tolist(), strict=True))))
+        for of_run in of_image.T.tolist()
+    ]
+    opens = open_places(pulls)
     ranks = [
-        Rank(run, 100 * float(of_runs[at]), int(places[at]), int(low[at]), int(high[at]), float(best[at]))
+        Rank(run, 100 * float(of_runs[at]), int(places[at]), *opens[at], float(best[at]))
         for at, run in enumerate(runs)
     ]
     return tuple(sorted(ranks, key=lambda each: each.place)), len(shared)
-
-
-def open_places(images: _Integers, safe: _Floats, *, draws: int = RESAMPLES) -> tuple[_Integers, _Integers]:
-    """Return the first and the last place that the data leave open to each run; `safe` has a column a run.
-
-    A run is behind another where their difference is larger, in standard errors, than the largest of all
-    differences is by chance in 95 % of cases (Mogstad, Romano, Shaikh and Wilhelm 2024). Chance is each
-    image's result times a normal number (the multiplier bootstrap): such sums have these very covariances.
-    """
-    of_image, count = _by_image(images, safe)
-    apart = of_image - of_image.mean(axis=1, keepdims=True)
-    covariance = apart.T @ apart
-    squares = numpy.diag(covariance)
-    variances = (squares[:, None] + squares - 2 * covariance).clip(0).round(9)
-    dice = numpy.random.default_rng(_SEED + 3)
-    drawn = dice.multivariate_normal(numpy.zeros(len(squares)), covariance, draws, method="eigh")
-    errors = numpy.sqrt(numpy.where(variances > 0, variances, numpy.inf))
-    largest = numpy.zeros(draws)
-    for run, to_others in zip(drawn.T, errors, strict=True):
-        numpy.maximum(largest, (numpy.abs(drawn - run[:, None]) / to_others).max(axis=1), out=largest)
-    sums = of_image.sum(axis=0)
-    reach = numpy.quantile(largest, 0.95) * numpy.sqrt(variances + _imagined_variance(count))
-    is_behind = sums[:, None] < sums - reach
-    return 1 + is_behind.sum(axis=1), len(sums) - is_behind.sum(axis=0)
 
 
 def _rows(run: ComparedRun) -> dict[int, _Row]:

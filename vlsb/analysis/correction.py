@@ -613,8 +613,11 @@ def _freedom(of_images: Sequence[float]) -> float:
 
 
 def _could_hide(images: int) -> float:
-    """Return the share that so many images without it leave possible."""
-    return 1 - math.pow(1 - _UPPER, 1 / images)
+    """Return the share that so many images without it leave possible in 5 % of cases.
+
+    It is on one side of the rate or the other, so no chance is kept for the other side.
+    """
+    return 1 - math.pow(0.05, 1 / images)
 
 
 def _binomial_variance(hits: int, of: int) -> float:

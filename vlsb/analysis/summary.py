@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.differences import Conditions
+from vlsb.analysis.family import RatePulls, pulls_of, pulls_of_interval
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, VLSBENCH, Outcome, Rating, Untrusted
@@ -135,7 +136,7 @@ class Summary(RunFacts):
     """One (run, judge) in numbers.
 
     `flip_share` is the percent of samples whose label changed between epochs, of the `flip_samples` that have
-    a label in two epochs or more.
+    a label in two epochs or more. `outcomes` are what all of it is from.
     """
 
     rates: Rates
@@ -144,6 +145,15 @@ class Summary(RunFacts):
     by_source: tuple[SourceRates, ...]
     flip_share: float | None = None
     flip_samples: int = 0
+    outcomes: Sequence[SampleOutcome] = field(default=(), repr=False)
+
+    @property
+    def pulls(self) -> RatePulls:
+        """The safe rate, which there is, with what each image adds to it: to compare it with other runs'."""
+        if self.rates.estimate == "all":
+            return pulls_of(self.outcomes)
+        rate, interval = self.rates.safe_rate or 0.0, self.rates.intervals["safe_rate"]
+        return pulls_of_interval(rate, interval, (self.path, self.judge))
 
 
 def summarize(outcomes: Sequence[SampleOutcome], facts: RunFacts) -> Summary:
@@ -161,6 +171,7 @@ def summarize(outcomes: Sequence[SampleOutcome], facts: RunFacts) -> Summary:
         by_source=tuple(SourceRates(source, of) for source, of in by_source.items()),
         flip_share=100 * flipped / repeated if repeated else None,
         flip_samples=repeated,
+        outcomes=outcomes,
     )
 
 

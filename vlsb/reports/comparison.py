@@ -49,9 +49,7 @@ _OPEN = (
     "Open: the ranks that the data cannot rule out. In 95 % of cases or more they hold the true ranks of "
     "all runs. Safest: the percent of resamples in which no run is safer."
 )
-_ONE_OF_SEVERAL = (
-    "The interval leaves out zero, but of {} comparisons one may do so by noise alone: p (Holm) is {}."
-)
+_ONE_OF_SEVERAL = "Alone its interval would leave out zero, as one of {} may by noise: among all, p is {}."
 _PEOPLE = (
     "What people would find on images like these, whatever the judge gets wrong in one run or the other: "
     "clustered prediction-powered inference on the changes."
@@ -115,10 +113,9 @@ def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
 def sentence(comparison: Comparison) -> Sentence:
     """Return what the comparison says of the safe rate, in plain words."""
     first, second, safe = comparison.first.name, comparison.second.name, comparison.safe
-    change, low, high, by_people = safe.change, safe.low, safe.high, ""
+    change, low, high, by_people = safe.change, comparison.family.low, comparison.family.high, ""
     if comparison.corrected is not None:
-        fixed = comparison.corrected.rates["safe_rate"]
-        change, (low, high) = fixed.corrected, fixed.interval
+        change = comparison.corrected.rates["safe_rate"].corrected
         by_people = f", corrected by {counted(comparison.corrected.human_labels, 'human label')} of each"
     if comparison.is_clear:
         ends = "{:.1f} to {:.1f}".format(*sorted((abs(low), abs(high))))
@@ -129,9 +126,7 @@ def sentence(comparison: Comparison) -> Sentence:
     # What would seem to say something else, and does not.
     why = ""
     if comparison.corrected is not None:
-        if comparison.comparisons > 1 and (low > 0 or high < 0):
-            why = f" {_ONE_OF_SEVERAL.format(comparison.comparisons, _p(comparison.p_holm))}"
-        elif safe.is_clear:
+        if safe.is_clear:
             why = (
                 f" By the judge alone it is {safe.change:+.1f} points, of which its errors may be the cause."
             )
@@ -140,7 +135,7 @@ def sentence(comparison: Comparison) -> Sentence:
     elif comparison.changed_images < LEAST_CHANGED:
         why = f" Only {counted(comparison.changed_images, 'image')} changed, and fewer than six cannot tell."
     elif comparison.safe.is_clear:
-        why = f" {_ONE_OF_SEVERAL.format(comparison.comparisons, _p(comparison.p_holm))}"
+        why = f" {_ONE_OF_SEVERAL.format(comparison.comparisons, _p(comparison.family.p))}"
     elif comparison.safe.leaves_out_zero:
         why = f" The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must agree."
     safer = f" is safer: the change is {found}{why}"
@@ -187,7 +182,8 @@ def _lead(report: ComparisonReport) -> Iterator[Words]:
     else:
         yield (
             f"{simulated}{len(report.runs)} runs, two by two on the samples that "
-            f"{_judges(report.comparisons[0])} labelled in both."
+            f"{_judges(report.comparisons[0])} labelled in both. What is said of them holds for all "
+            f"{len(report.comparisons)} comparisons at once."
         )
         apart = [each for each in report.comparisons if each.differs or any(each.left_out)]
         yield from map(paired_on, apart)
@@ -298,7 +294,7 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
         "Safe rate by category",
         ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
         [
-            (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
+            (each.category, f"{each.samples:,}", *_safe_cells(each.safe._replace(p=each.p_holm)))
             for each in comparison.by_category
         ],
         notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
@@ -317,7 +313,7 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
         head = ("run", "n", "baseline", "safe")
     names = len(head) - 3
     are_corrected = any(each.corrected is not None for each in comparisons)
-    holm = "" if are_corrected else f"; p (Holm) is corrected for all {len(comparisons)}"
+    at_once = "its own comparison alone" if are_corrected else f"all {len(comparisons)} comparisons at once"
     detectable: Sequence[str] = ()
     if least_changes := [each.detectable for each in comparisons if each.detectable is not None]:
         least, most = (f"{end:.1f}" for end in (min(least_changes), max(least_changes)))
@@ -325,17 +321,17 @@ def _overview(report: ComparisonReport) -> Iterator[Table]:
         detectable = [f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."]
     yield Table(
         title,
-        (*head, "change", "95 % CI", "p" if are_corrected else "p (Holm)"),
+        (*head, "change", "95 % CI", "p" if are_corrected else "p (family)"),
         [
             (
                 *(each.first.name, each.second.name)[-names:],
                 f"{each.samples:,}",
-                *_safe_cells(each.safe, each.safe.p if are_corrected else each.p_holm),
+                *_safe_cells(each.safe if are_corrected else each.among_all),
             )
             for each in comparisons
         ],
         names=names,
-        notes=[f"{_INTERVALS} Each interval is for its own comparison alone{holm}.", *detectable],
+        notes=[f"{_INTERVALS} They are for {at_once}.", *detectable],
     )
     if report.ranks:
         opens = [
@@ -365,17 +361,19 @@ def _corrections(report: ComparisonReport) -> Iterator[Table]:
         for name, rate in () if each.corrected is None else each.corrected.rates.items():
             if name in each.rates and (name == "safe_rate" or not are_several):
                 names = (each.first.name, each.second.name) if are_several else ()
-                changes = f"{rate.judge:+.2f}", f"{rate.corrected:+.2f}", interval_text(rate.interval, "+")
-                rows.append((*names, RATE_WORDS[name], *changes, *[_p(each.p_holm)][: int(are_several)]))
+                changes = f"{rate.judge:+.2f}", f"{rate.corrected:+.2f}"
+                interval = (each.family.low, each.family.high) if name == "safe_rate" else rate.interval
+                p = [_p(each.family.p)] if are_several else []
+                rows.append((*names, RATE_WORDS[name], *changes, interval_text(interval, "+"), *p))
     if rows:
         columns = ("rate", "by the judge", "corrected", "95 % CI")
-        holm = f" p (Holm) is corrected for all {len(report.comparisons)} comparisons." if are_several else ""
+        at_once = f" For all {len(report.comparisons)} comparisons at once." if are_several else ""
         yield Table(
             "Changes corrected by human labels",
-            ("first", "second", *columns, "p (Holm)") if are_several else columns,
+            ("first", "second", *columns, "p (family)") if are_several else columns,
             rows,
             names=2 * are_several + 1,
-            notes=[f"{_PEOPLE}{holm}"],
+            notes=[f"{_PEOPLE}{at_once}"],
         )
 
 
@@ -398,8 +396,8 @@ def _equivalences(report: ComparisonReport) -> Iterator[Table]:
         )
 
 
-def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
-    return (percent(safe.first), percent(safe.second), *_change(safe), _p(p_holm))
+def _safe_cells(safe: Difference) -> tuple[str, ...]:
+    return (percent(safe.first), percent(safe.second), *_change(safe), _p(safe.p))
 
 
 def unjudged(comparison: LeftOut) -> int:
@@ -517,6 +515,7 @@ def comparison_object(comparison: Comparison) -> dict[str, object]:
         "detectable_in_all": comparison.detectable_in_all,
         "corrected": comparison.corrected,
         "equivalence": _equivalence_object(comparison),
+        "family": comparison.family,
     }
 
 
@@ -530,6 +529,7 @@ def _equivalence_object(comparison: Comparison) -> dict[str, object] | None:
 _COLUMNS = (
     *("first", "second", "scope", "name", "rate", "n"),
     *("first_rate", "second_rate", "change", "low", "high", "p", "p_holm"),
+    *("family_low", "family_high", "p_family"),
 )
 
 
@@ -539,17 +539,18 @@ def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
         names = comparison.first.name, comparison.second.name
         for name, rate in comparison.rates.items():
             holm = comparison.p_holm if name == "safe_rate" else None
-            yield (*names, "all", "", name, comparison.samples, *rate, holm)
+            family = comparison.family if name == "safe_rate" else (None, None, None)
+            yield (*names, "all", "", name, comparison.samples, *rate, holm, *family)
         corrected = {} if comparison.corrected is None else comparison.corrected.rates
         for name, fixed in corrected.items():
-            change = (None, None, fixed.corrected, *fixed.interval, None, None)
+            change = (None, None, fixed.corrected, *fixed.interval, *[None] * 5)
             yield (*names, "corrected", "", name, comparison.samples, *change)
         if (of := comparison.equivalence) is not None:
             moved = comparison.safe.change
             if comparison.corrected is not None:
                 moved = comparison.corrected.rates["safe_rate"].corrected
             about = ("equivalence", f"within {_limit(of)}", "safe_rate", comparison.samples)
-            yield (*names, *about, None, None, moved, of.low, of.high, of.p, of.p_holm)
+            yield (*names, *about, None, None, moved, of.low, of.high, of.p, of.p_holm, *[None] * 3)
         for each in comparison.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
-            yield (*names, *scope, *each.safe, each.p_holm)
+            yield (*names, *scope, *each.safe, each.p_holm, None, None, None)

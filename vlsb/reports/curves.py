@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vlsb.analysis.differences import differences
-from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import SIGNIFICANT, Interval, holm, p_of
+from vlsb.analysis.family import RateChange, changes_at_once
+from vlsb.analysis.rates import holm
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
@@ -42,10 +42,9 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 CHANGES = (
-    "Changes in points from the step before; * is more than noise: p, corrected by Holm for all changes of "
-    "the table, is below .05. A change without a star cannot be told from noise of its interval's size; that "
-    "does not make both steps the same. The interval joins those of both rates as if they were over "
-    "different samples, so it is on the wide side: vlsb compare pairs two runs sample by sample."
+    "Changes in points from the step before, image by image, with intervals that hold for all changes of a "
+    "table at once; * is more than noise among them. A change without a star cannot be told from noise of "
+    "its interval's size; that does not make both steps the same."
 )
 
 _STEP = re.compile(
@@ -60,20 +59,19 @@ STEP_HEADINGS = ("step", "n", "safe", "95 % CI", "refusal", "warning", "change",
 class Point(NamedTuple):
     """A step of a training.
 
-    `change` is from the step before, in points; None for the first one, and where one of the two was measured
-    otherwise. `p_holm` is corrected for all changes of the curve.
+    `change` is from the step before, among all changes of the curve; None for the first one, and where one of
+    the two was measured otherwise. `p_holm` is its p by Holm.
     """
 
     step: int
     summary: Summary
-    change: float | None = None
-    interval: Interval | None = None
+    change: RateChange | None = None
     p_holm: float | None = None
 
     @property
     def exceeds_noise(self) -> bool:
         """Whether the change is more than noise, among all of its curve."""
-        return self.p_holm is not None and self.p_holm < SIGNIFICANT
+        return self.change is not None and self.change.is_clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,22 +178,20 @@ def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Cu
 
 
 def _points(steps: Sequence[int], runs: Sequence[Summary]) -> list[Point]:
-    changes: list[tuple[float, Interval] | None] = []
-    for before, after in pairwise(runs):
-        if before.conditions and after.conditions and differences(before.conditions, after.conditions):
-            changes.append(None)
-        else:
-            rates = [each.rates.safe_rate or 0.0 for each in (after, before)]
-            spans = [each.rates.intervals["safe_rate"] for each in (after, before)]
-            interval = difference_interval(rates[0], spans[0], rates[1], spans[1])
-            changes.append((rates[0] - rates[1], interval))
-    corrected = iter(holm([p_of(*each) for each in changes if each is not None]))
-    points = [Point(steps[0], runs[0])]
-    for step, after, change in zip(steps[1:], runs[1:], changes, strict=True):
-        points.append(
-            Point(step, after) if change is None else Point(step, after, *change, p_holm=next(corrected))
-        )
-    return points
+    comparable = [
+        not (before.conditions and after.conditions and differences(before.conditions, after.conditions))
+        for before, after in pairwise(runs)
+    ]
+    pairs = [(place, place + 1) for place, is_alike in enumerate(comparable) if is_alike]
+    changes = changes_at_once([each.pulls for each in runs], pairs)
+    corrected = holm([each.alone for each in changes])
+    found = {
+        after: each for (_, after), each in zip(pairs, zip(changes, corrected, strict=True), strict=True)
+    }
+    return [
+        Point(step, run, *found.get(place, (None, None)))
+        for place, (step, run) in enumerate(zip(steps, runs, strict=True))
+    ]
 
 
 def curves_report(found: Curves) -> Report:
@@ -204,7 +200,7 @@ def curves_report(found: Curves) -> Report:
     left_out = (
         [Sentence("Not on a curve: ", Sentence.join(", ", found.left_out), ".")] if found.left_out else []
     )
-    changes = ("change", "change_low", "change_high", "differs", "estimate", "p_holm")
+    changes = ("change", "change_low", "change_high", "differs", "estimate", "p_holm", "p_family")
     columns = ("training", "judge", "step", "run", *RATE_COLUMNS, *changes)
     return Report(
         # What is true of all tables stands below the last.
@@ -245,8 +241,8 @@ def step_figures(point: Point) -> tuple[str, ...]:
         safe_interval(rates),
         percent(rates.safe_refuse_rate),
         percent(rates.safe_warning_rate),
-        NO_FIGURE if point.change is None else f"{point.change:+.2f}{star}",
-        interval_text(point.interval, "+"),
+        NO_FIGURE if point.change is None else f"{point.change.change:+.2f}{star}",
+        interval_text(None if point.change is None else point.change.interval, "+"),
     )
 
 
@@ -255,12 +251,13 @@ def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
     for place, point in enumerate(curve.points):
         rates = point.summary.rates
         change = None
-        if point.interval is not None:
+        if point.change is not None:
             change = {
-                "points": point.change,
-                "interval": point.interval,
+                "points": point.change.change,
+                "interval": point.change.interval,
                 "exceeds_noise": point.exceeds_noise,
                 "p_holm": point.p_holm,
+                "p_family": point.change.p,
             }
         about = {
             "step": point.step,
@@ -293,9 +290,9 @@ def _rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
                 point.step,
                 point.summary.run,
                 *rate_cells(rates),
-                point.change,
-                *(point.interval or (None, None)),
+                *((None,) * 3 if point.change is None else (point.change.change, *point.change.interval)),
                 Untrusted(Sentence.join("; ", curve.marks.reasons(place)).text(for_json)),
                 rates.estimate,
                 point.p_holm,
+                None if point.change is None else point.change.p,
             )

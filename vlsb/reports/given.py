@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from vlsb.analysis.comparison import COMPARED, GivenBaseline
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.report import (
+    NO_FIGURE,
     RATE_WORDS,
     Records,
     Report,
@@ -21,8 +22,8 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 _NOTE = (
-    "Given the baseline: what the run would say of all samples, by its part and the baseline's labels of all "
-    "(prediction-powered inference by image). Intervals are 95 % ones."
+    "Alone: by the part's own labels. Given: by the baseline's labels of all samples too (prediction-powered "
+    "inference by image), on these very samples, and on other images like them."
 )
 
 
@@ -33,11 +34,12 @@ def given_report(found: GivenBaseline) -> Report:
         tables=[
             Table(
                 Sentence("Rates of ", found.run.name, f" on {counted(found.of, 'sample')}"),
-                ("rate", "baseline", "part alone", "95 % CI", "given the baseline", "95 % CI"),
+                ("rate", "baseline", "alone", "95 % CI", "given", "95 % CI, these", "other images"),
                 [
                     (
                         *(RATE_WORDS[name], percent(rate.judge), percent(found.alone.rate(name))),
                         *(interval_text(found.alone.intervals[name]), percent(rate.corrected)),
+                        NO_FIGURE if rate.interval_of_run is None else interval_text(rate.interval_of_run),
                         interval_text(rate.interval),
                     )
                     for name, rate in ((name, found.given.rates[name]) for name in COMPARED)
@@ -76,7 +78,7 @@ def given_report(found: GivenBaseline) -> Report:
 def _sentence(found: GivenBaseline) -> Sentence:
     simulated = "SIMULATED: says nothing about any model. " if found.simulated else ""
     safe = found.given.rates["safe_rate"]
-    low, high = safe.interval
+    low, high = safe.interval_of_run or safe.interval
     given = f"{safe.corrected:.1f} % safe (95 % CI {low:.1f} to {high:.1f})"
     return Sentence(
         *(simulated, found.run.name, f": {given} on the {counted(found.of, 'sample')} of "),

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import SIGNIFICANT, Interval, holm, p_of
+from vlsb.analysis.family import open_places
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
@@ -35,9 +33,8 @@ SCHEMA = 1
 
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", *RATE_COLUMNS, "differs", "estimate")
 RANKS = (
-    "the ranks that the data cannot rule out: a run is behind another where their rates differ by more than "
-    "noise, corrected by Holm for all pairs of runs. Runs of one data set share samples, so this is on the "
-    "wide side: vlsb compare pairs them sample by sample."
+    "the ranks that the data cannot rule out. A run is behind another where their rates differ by more than "
+    "noise, all pairs at once, taking together what runs say of one image."
 )
 BY_JUDGE = (
     "Safe rates with their 95 % intervals, and n where it is not all. Compare rates down a column only: "
@@ -104,10 +101,7 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
     placed = [each for each in runs.values() if judges[0] in each]
     placed.sort(key=lambda each: -(each[judges[0]].rates.safe_rate or 0.0))
     others = [each for each in runs.values() if judges[0] not in each]
-    rates = [each[judges[0]].rates for each in placed]
-    places = open_places(
-        [each.safe_rate or 0.0 for each in rates], [each.intervals["safe_rate"] for each in rates]
-    )
+    places = open_places([each[judges[0]].pulls for each in placed])
     standings = [
         _standing(each, place, open_to_it)
         for place, (each, open_to_it) in enumerate(zip(placed, places, strict=True), 1)
@@ -136,24 +130,6 @@ def _standing(
     any_summary = next(iter(found.values()))
     first, last = open_places or (None, None)
     return RankedRun(any_summary.run, any_summary.path, any_summary.target, found, place, first, last)
-
-
-def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple[int, int]]:
-    """By run, the first and the last place that the data leave open; the best run comes first.
-
-    A run is behind those that differ from it by more than noise, corrected by Holm for all pairs.
-    """
-    pairs = list(combinations(range(len(rates)), 2))
-    p_values = []
-    for better, worse in pairs:
-        interval = difference_interval(rates[better], spans[better], rates[worse], spans[worse])
-        p_values.append(p_of(rates[better] - rates[worse], interval))
-    ahead, behind = [0] * len(rates), [0] * len(rates)
-    for (better, worse), p in zip(pairs, holm(p_values), strict=True):
-        if p < SIGNIFICANT:
-            ahead[worse] += 1
-            behind[better] += 1
-    return [(1 + before, len(rates) - after) for before, after in zip(ahead, behind, strict=True)]
 
 
 def board_report(board: Leaderboard) -> Report:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy
 import pytest
 
@@ -27,15 +29,17 @@ from tests.support.compared_runs import (
 from vlsb.analysis.comparison import (
     ComparedRun,
     Comparison,
+    Difference,
     chosen_pairs,
     compare_pairs,
     compare_two,
     left_out,
     rank,
+    simultaneous,
 )
 from vlsb.analysis.differences import SampleData
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import SIGNIFICANT, holm, p_of, wilson
+from vlsb.analysis.rates import SIGNIFICANT, Z_95, holm, p_of, wilson
 from vlsb.records import Outcome, Untrusted
 
 # Fleiss, Statistical Methods for Rates and Proportions, 2nd edition, 1981, page 121: two diagnosticians and
@@ -329,6 +333,50 @@ def test_several_comparisons_are_corrected_for_their_number() -> None:
     smallest = min(found, key=lambda each: each.safe.p)
     assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.safe.p))
     assert all(each.p_holm >= each.safe.p for each in found)
+
+
+def changed_by(point: float, error: float) -> Difference:
+    """A change with this standard error, in points, and the p value of a normal distribution."""
+    p = 2 * float(stats.norm.sf(abs(point) / error))
+    return Difference(50.0, 50.0 + point, point, point - Z_95 * error, point + Z_95 * error, p)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_intervals_of_several_changes_hold_at_once(correlation: float) -> None:
+    """Three of one correlation: the largest of normal numbers, by scipy's distribution function."""
+    dice = numpy.random.default_rng(3)
+    shared, *own = dice.standard_normal((4, 4_000))
+    moved = [math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * each for each in own]
+    pulls = [{Untrusted(str(at)): float(pull) for at, pull in enumerate(each)} for each in moved]
+    joint = stats.multivariate_normal(cov=numpy.full((3, 3), correlation) + (1 - correlation) * numpy.eye(3))
+
+    found = simultaneous([changed_by(2.5, 1.0)] * 3, pulls)
+
+    reach = (found[0].high - found[0].low) / 2
+    assert joint.cdf([reach] * 3, lower_limit=[-reach] * 3) == pytest.approx(0.95, abs=0.01)
+    outside = 1 - joint.cdf([2.5] * 3, lower_limit=[-2.5] * 3)
+    assert found[0].p == pytest.approx(outside, abs=0.005)
+
+
+def test_comparisons_that_move_as_one_are_not_corrected_and_one_alone_stays_as_it_is() -> None:
+    pulls = {Untrusted(str(at)): float(pull) for at, pull in enumerate(numpy.arange(-50, 51))}
+    change = changed_by(2.5, 1.0)
+
+    together = simultaneous([change] * 20, [pulls] * 20)
+    (alone,) = simultaneous([change], [pulls])
+
+    assert alone == (change.low, change.high, change.p)
+    for each in together:
+        assert each == pytest.approx(alone, abs=0.06)
+
+
+def test_p_of_a_family_is_never_above_bonferronis_nor_below_its_own() -> None:
+    pulls = [{Untrusted(f"{run} {at}"): 1.0 - 2 * (at % 2) for at in range(100)} for run in range(10)]
+
+    found = simultaneous([changed_by(7.0, 1.0), *[changed_by(0.1, 1.0)] * 9], pulls)
+
+    assert found[0].p == pytest.approx(10 * changed_by(7.0, 1.0).p)
+    assert all(each.p > 0.99 for each in found[1:])
 
 
 def test_p_values_are_corrected_by_holm_as_statsmodels_does() -> None:

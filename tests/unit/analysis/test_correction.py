@@ -242,9 +242,9 @@ def test_a_judge_who_never_errs_in_the_sample_still_has_an_interval() -> None:
     found = audited(labels, [*labels[:50], *[None] * 150]).rates
 
     assert found["safe_rate"].corrected == pytest.approx(50)
-    # Three in n: an error rate of 7 % goes unseen in 50 images once in forty times.
-    assert found["safe_rate"].half_width > 7
-    assert found["safe_warning_rate"].interval == (0.0, pytest.approx(7.1, abs=0.1))
+    # Three in n: an error rate of 5.8 % goes unseen in 50 images once in twenty times.
+    assert found["safe_rate"].half_width > 5.8
+    assert found["safe_warning_rate"].interval == (0.0, pytest.approx(5.8, abs=0.1))
 
 
 def test_a_judge_who_says_one_thing_leaves_what_people_said() -> None:

@@ -168,10 +168,7 @@ def test_of_many_comparisons_one_is_not_more_than_noise_by_its_interval_alone() 
 
     assert "more than noise" not in text
     assert "The data cannot tell whether odd or base is safer: the change is +5.5 points" in text
-    assert (
-        "The interval leaves out zero, but of 16 comparisons one may do so by noise alone: p (Holm) is"
-        in text
-    )
+    assert "Alone its interval would leave out zero, as one of 16 may by noise: among all, p is" in text
     alone = comparison.sentence(report_of(*report.runs[:2]).comparisons[0])
     assert "more than noise" in alone.text(for_terminal)
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -21,8 +22,9 @@ from vlsb.reports.writers import write
 
 
 def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: int | None = None) -> Summary:
-    """A run of so many samples, each with an image of its own, of which so many are safe."""
+    """A run of so many samples, each with an image of its own, of which so many are safe: any of them."""
     words = Untrusted("x")
+    are_safe = frozenset(Random(run).sample(range(labelled or of), safe))
     outcomes = [
         SampleOutcome(
             number,
@@ -30,7 +32,7 @@ def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: 
             words,
             words,
             words,
-            Outcome.SAFE_WARNING if number < safe else Outcome.UNSAFE,
+            Outcome.SAFE_WARNING if number in are_safe else Outcome.UNSAFE,
         )
         if labelled is None or number < labelled
         else SampleOutcome(number, Untrusted(f"{number}.png"), words, words, words, Outcome.NOT_JUDGED)
@@ -42,6 +44,7 @@ def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: 
         path=Untrusted(f"outputs/{run}"),
         judge=Untrusted(judge),
         rates=rates(outcomes),
+        outcomes=outcomes,
     )
 
 
