@@ -145,7 +145,7 @@ class Summary(RunFacts):
     by_source: tuple[SourceRates, ...]
     flip_share: float | None = None
     flip_samples: int = 0
-    outcomes: Sequence[SampleOutcome] = field(default=(), repr=False)
+    outcomes: Sequence[SampleOutcome] = field(default=(), repr=False, compare=False)
 
     @property
     def pulls(self) -> RatePulls:
