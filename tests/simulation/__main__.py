@@ -14,8 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.simulation.laboratory import Laboratory, explore, fix_hashes, memory
+from tests.simulation.laboratory import Laboratory, explore, fix_hashes
 from tests.simulation.plans import draw_plan
+from tests.simulation.pool import memory
 from tests.simulation.provider import HAS_SDK
 from tests.simulation.shrink import shrink
 

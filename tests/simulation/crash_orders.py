@@ -16,17 +16,17 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 from tests.simulation.crash_states import ALL, Part, orders, parts_of, pending, state
 from tests.simulation.crash_subjects import SUBJECTS
 from tests.simulation.disk import Trace
 from tests.simulation.laboratory import fix_hashes
+from tests.simulation.pool import at_once
 from tests.simulation.promises import Broken, State
-from tests.simulation.small_run import SmallRun, at_once
+from tests.simulation.small_run import SmallRun, enter
 from vlsb.errors import VlsbError
 
 STATES, EACH, FEWEST = 20_000, 1000, 10
@@ -48,12 +48,12 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-def explore(directory: Path, data: Path, seed: int, *, most: int) -> Figures:
+def explore(run: SmallRun, seed: int, *, most: int) -> Figures:
     """Record a session on a seed, and resume about `most` states that a crash of it may leave."""
     draw = random.Random(f"crash {seed}")
     name = list(SUBJECTS)[seed % len(SUBJECTS)]
     subject = SUBJECTS[name]
-    run = SmallRun(directory / "home", data, samples=draw.randint(3, 5), judges=draw.choice((1, 2)))
+    run = replace(run, samples=draw.randint(3, 5), judges=draw.choice((1, 2)))
     trace = subject.record(run, draw)
     figures, seen = Figures(traces=1), set[str]()
     end = len(trace.ops)
@@ -107,7 +107,7 @@ def main(words: Sequence[str]) -> int:
     began, total = time.monotonic(), Figures()
     work = partial(explore, most=asked.each)
     seeds = count(1) if asked.seed is None else iter([asked.seed])
-    for figures in at_once(work, seeds, asked.processes):
+    for figures in at_once(work, seeds, asked.processes, enter):
         total.add(figures)
         for each in figures.broken:
             print(each, flush=True)

@@ -17,7 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from tests.simulation.crash_states import build
 from tests.simulation.crash_subjects import BEFORE
 from tests.simulation.disk import Call, Disk
 from tests.simulation.laboratory import fix_hashes
+from tests.simulation.pool import at_once
 from tests.simulation.promises import (
     Broken,
     State,
@@ -35,7 +36,7 @@ from tests.simulation.promises import (
     require_lines,
     require_torn_kept,
 )
-from tests.simulation.small_run import Session, SmallRun, at_once
+from tests.simulation.small_run import Session, SmallRun, enter
 from tests.simulation.world import World
 from vlsb.errors import VlsbError
 
@@ -225,11 +226,11 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-def explore(directory: Path, data: Path, seed: int, *, share: float) -> Figures:
+def explore(run: SmallRun, seed: int, *, share: float) -> Figures:
     """Let calls of a session on a seed fail: all of them, or that share."""
     draw = random.Random(f"errors {seed}")
     name = list(BEFORE)[seed % len(BEFORE)]
-    run = SmallRun(directory / "home", data, samples=4, judges=draw.choice((1, 2)))
+    run = replace(run, samples=4, judges=draw.choice((1, 2)))
     BEFORE[name](run, draw)
     before = snapshot(run.home)
     calls = calls_of(run)
@@ -269,7 +270,7 @@ def main(words: Sequence[str]) -> int:
     asked = parser.parse_args(words)
     began, total = time.monotonic(), Figures()
     seeds = range(1, asked.seeds + 1) if asked.seed is None else [asked.seed]
-    for figures in at_once(partial(explore, share=asked.share), iter(seeds), asked.processes):
+    for figures in at_once(partial(explore, share=asked.share), iter(seeds), asked.processes, enter):
         total.add(figures)
         for each in figures.broken:
             print(each, flush=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.simulation.history import History, set_environment, write_data
 from tests.simulation.plans import Plan, draw_plan
+from tests.simulation.pool import at_once
 from tests.simulation.provider import HAS_SDK
 from tests.simulation.world import quietly
 
@@ -73,19 +71,11 @@ class Laboratory:
         return outcome
 
 
-def memory() -> str | None:
-    """Where files cost least, if there is such a place."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-_laboratory: Laboratory
-
-
-def _open(directory: str) -> None:
-    global _laboratory
+def enter(directory: Path) -> Laboratory:
+    """Make a laboratory in a process of its own."""
     # What a dead session says at the end of the process is as little news as before.
     sys.unraisablehook = lambda _: None
-    _laboratory = Laboratory(Path(tempfile.mkdtemp(dir=directory)))
+    return Laboratory(directory)
 
 
 @dataclass
@@ -96,23 +86,21 @@ class Explored:
     virtual_s: float = 0.0
     problems: dict[int, str] = field(default_factory=dict)
 
-    def add(self, pieces: Iterable[Future[Explored]]) -> None:
-        """Add what was done in pieces, and print what failed, and now and then how many there are."""
-        for each in pieces:
-            piece = each.result()
-            before, self.histories = self.histories, self.histories + piece.histories
-            self.virtual_s += piece.virtual_s
-            self.problems |= piece.problems
-            for seed, problem in piece.problems.items():
-                print(f"seed {seed}: {problem}", flush=True)
-            if self.histories // TELLS_EVERY > before // TELLS_EVERY:
-                print(f"{self.histories:,} histories, {len(self.problems)} violations", file=sys.stderr)
+    def add(self, piece: Explored) -> None:
+        """Add what was done in a piece, and print what failed, and now and then how many there are."""
+        before, self.histories = self.histories, self.histories + piece.histories
+        self.virtual_s += piece.virtual_s
+        self.problems |= piece.problems
+        for seed, problem in piece.problems.items():
+            print(f"seed {seed}: {problem}", flush=True)
+        if self.histories // TELLS_EVERY > before // TELLS_EVERY:
+            print(f"{self.histories:,} histories, {len(self.problems)} violations", file=sys.stderr)
 
 
-def _try_seeds(seeds: range) -> Explored:
+def _try_seeds(laboratory: Laboratory, seeds: range) -> Explored:
     piece = Explored()
     for seed in seeds:
-        outcome = _laboratory.carry_out(seed, draw_plan(seed))
+        outcome = laboratory.carry_out(seed, draw_plan(seed))
         piece.histories += 1
         piece.virtual_s += outcome.virtual_s
         if outcome.problem is not None:
@@ -125,19 +113,11 @@ def explore(first: int, count: int | None, *, until: float, processes: int, stop
 
     With `stops` none is begun once one has failed.
     """
-    total = Explored()
-    waiting: set[Future[Explored]] = set()
-    with tempfile.TemporaryDirectory(dir=memory()) as directory:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
-            for piece in _pieces(first, count, until, A_SMALL_PIECE if stops else A_PIECE):
-                if stops and total.problems:
-                    break
-                waiting.add(pool.submit(_try_seeds, piece))
-                if len(waiting) > 2 * processes:
-                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    total.add(ended)
-            total.add(waiting)
+    total, pieces = Explored(), _pieces(first, count, until, A_SMALL_PIECE if stops else A_PIECE)
+    for piece in at_once(_try_seeds, pieces, processes, enter):
+        total.add(piece)
+        if stops and total.problems:
+            break
     return total
 
 

@@ -7,22 +7,16 @@ one right end. The words of an answer say which session asked for it.
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import tempfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import vlsb.api
 from tests.simulation.faults import ANSWERS
 from tests.simulation.history import BATCH_HOST, HOST, KEY_VARIABLE, set_environment, write_data
-from tests.simulation.laboratory import memory
 from tests.simulation.provider import Provider
 from tests.simulation.world import World, quietly
 from tests.support.endpoint import sample_of
@@ -163,40 +157,12 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-_Result = TypeVar("_Result")
-_place: tuple[Path, Path]
-
-
-def at_once(
-    work: Callable[[Path, Path, int], _Result], seeds: Iterator[int], processes: int
-) -> Iterator[_Result]:
-    """Do work on seeds in several processes; each has a folder in memory and a data set of its own."""
-    with tempfile.TemporaryDirectory(dir=memory()) as directory:
-        if processes == 1:
-            _open(directory)
-            yield from map(partial(_in_place, work), seeds)
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, _open, (directory,)) as pool:
-            under_way = deque(pool.submit(_in_place, work, seed) for seed in islice(seeds, processes))
-            try:
-                while under_way:
-                    yield under_way.popleft().result()
-                    under_way.extend(pool.submit(_in_place, work, seed) for seed in islice(seeds, 1))
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-
-def _open(directory: str) -> None:
-    global _place
+def enter(directory: Path) -> SmallRun:
+    """Make a run that has not begun in a folder, and this process one that is used to small runs."""
     set_environment()
-    home = Path(tempfile.mkdtemp(dir=directory))
-    _place = home, write_data(home)
+    run = SmallRun(directory / "home", write_data(directory))
     # The first session imports what the program imports late; later collections do not walk all of that.
-    SmallRun(home / "first", _place[1]).session(0)
+    run.session(0)
     gc.collect()
     gc.freeze()
-
-
-def _in_place(work: Callable[[Path, Path, int], _Result], seed: int) -> _Result:
-    return work(*_place, seed)
+    return run
