@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ def pytest_configure() -> None:
     """Have Ctrl-C heard: a shell's background jobs ignore it, and so would every command that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without collections of garbage: there is none, and to look for it takes as long as the rest."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
