@@ -19,8 +19,11 @@ from tests.support.endpoint import labelling, persona
 from vlsb.endpoints.loops import STOPPING_SIGNALS
 from vlsb.simulator import SimulatorThread
 
-# A slow or busy machine must not fail a property.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow or busy machine must not fail a property. The proofs try many more examples.
+settings.register_profile(
+    "patient", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("patient"), max_examples=150)
 settings.load_profile("patient")
 
 

@@ -35,7 +35,12 @@ class Cost(NamedTuple):
 def pytest_collection() -> None:
     """The same examples for every mutant, and none made smaller: one that fails is enough."""
     settings.register_profile(
-        "mutants", settings.default, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+        "mutants",
+        settings.default,
+        max_examples=100,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
     )
     settings.load_profile("mutants")
 
