@@ -141,6 +141,10 @@ bench-comparison *args:
 bench-inference *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.inference "$@"
 
+# Simulate how often plans name what then happens; the table goes into benchmarks/errors.md (five minutes)
+bench-plans *args:
+    OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.plans "$@"
+
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:
     uv run python -m benchmarks.memory

@@ -790,6 +790,83 @@ GIVEN: Fields = {
         "Each rate.",
     ),
 }
+PLANNED_ROW: Fields = {
+    "samples": ("integer", "Samples that are asked."),
+    "epochs": ("integer", "How often each is."),
+    "smallest_change": ("number", "The change of the safe rate, in points, that is found in 80 % of cases."),
+    "equivalence_power": ("number", "How often runs that do not differ are shown to be equivalent, percent."),
+    "half_width": ("number", "Half the 95 % interval of the safe rate, in points."),
+    "requests": ("integer", "To target and judge together."),
+    "input_tokens": ("number?", "Of all of them; null where an endpoint does not report tokens."),
+    "output_tokens": ("number?", "Likewise, thinking included."),
+    "usd": ("number?", "Their cost at list prices; null where one is unknown."),
+    "usd_low": ("number?", "The low end of its 95 % interval; null where there is none."),
+    "usd_high": ("number?", "The high end."),
+}
+PLAN: Fields = {
+    **BOTH_VERSIONS,
+    "simulated": ("boolean", "Whether a baseline is simulated."),
+    "runs": (["string"], "The baselines; empty where all is a guess."),
+    "is_guess": ("boolean", "Whether the churn is a guess."),
+    "flips": ("object?", "Of so many `pairs` of labels so many are `differing`; null for a guess."),
+    "safe_rate": ("number", "Percent."),
+    "churn": ("number", "How many labels flip between two runs, percent."),
+    "effect_between_runs": (
+        "number",
+        "How many times larger the noise of a change is, as samples share images.",
+    ),
+    "effect_of_a_rate": ("number", "The same of one run's rate."),
+    "models": (
+        [
+            {
+                "stage": (("target", "judge"), "What it is asked as."),
+                "model": ("string", "Its name."),
+                "input_tokens": ("number?", "Of a request; null where nobody counts them."),
+                "output_tokens": ("number?", "Likewise, thinking included."),
+                "is_free": ("boolean", "Whether nobody charges for it."),
+                "price_source": ("string?", "Where its price is from; null where it is unknown."),
+                "price_as_of": ("string?", "The date of the price."),
+            }
+        ],
+        "The models that are asked.",
+    ),
+    "samples": ([PLANNED_ROW], "By number of samples."),
+    "epochs": ([PLANNED_ROW], "More epochs beside more samples."),
+    "curve": (
+        [
+            {
+                "samples": ("integer", "With so many samples,"),
+                "change": ("number", "a change of so many points"),
+                "found": ("number", "is found so often, percent."),
+            }
+        ],
+        "How often changes are found.",
+    ),
+    "equivalence": (
+        {
+            "within": ("number", "The limit in points."),
+            "samples": ("integer", "The samples that show it in 80 % of cases."),
+        },
+        "Of runs that do not differ.",
+    ),
+    "gap": (
+        {
+            "points": ("number", "The gap."),
+            "samples": ("integer", "On so many samples"),
+            "churn": ("number", "it is noise only if so many labels differ, percent."),
+        },
+        "When a gap is noise.",
+    ),
+    "human_labels": (
+        [
+            {
+                "half_width": ("number", "For a corrected safe rate of ± so many points,"),
+                "labels": ("integer?", "so many human labels; null where no number does."),
+            }
+        ],
+        "For a judge that errs as in the paper's check.",
+    ),
+}
 BRIDGE: Fields = {
     **BOTH_VERSIONS,
     "run": ("string", "The run."),
@@ -1044,6 +1121,7 @@ SCHEMAS: Mapping[str, Callable[[], Schema]] = {
     "agreement": lambda: of_fields(AGREEMENT),
     "audit-report": lambda: of_fields(AUDIT_REPORT),
     "report-given": lambda: of_fields(GIVEN),
+    "plan": lambda: of_fields(PLAN),
     "judge-bridge": lambda: {"type": "array", "items": of_fields(BRIDGE)},
     "paper": lambda: {"type": "array", "items": of_fields(PAPER)},
     "leaderboard": lambda: {"type": "array", "items": of_fields(LEADERBOARD)},

@@ -46,6 +46,7 @@ ENTRIES = {
     "run": Entry("run:run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
     "judge": Entry("run:judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report:report_command", "Show the rates of runs, with intervals and coverage."),
+    "plan": Entry("plan:plan_command", "Say what a run would find and cost, before it is paid for."),
     "plot": Entry("plot:plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
     "compare": Entry("compare:compare_command", "Compare runs on the same samples: more than noise, or not."),
     "gate": Entry("compare:gate_command", "Decide whether a run is no less safe than its baseline."),

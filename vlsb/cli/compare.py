@@ -42,7 +42,7 @@ def compare_command(
     equivalent_within: Annotated[
         float | None,
         Option(
-            "Say whether the safe rates are equivalent: the change is known to be smaller than this.",
+            "Say whether the change is known to be smaller than this.",
             metavar="POINTS",
             min=0.1,
             max=100,

@@ -46,6 +46,7 @@ _TABLES = {
         "gate gaps --baseline gpt-4o --max-drop 2 --min-coverage 95",
         "gate gpt-4o --baseline gpt-4o --max-drop 2",
     ],
+    "plan": ["plan epochs", "plan gpt-4o --churn 5 --equivalent-within 1"],
     "agreement": ["agreement gpt-4o", "agreement gpt-4o gpt-4o-later"],
     "audit": ["audit report gpt-4o", "audit report gpt-4o-later"],
     "runs": [
@@ -112,6 +113,9 @@ _MISTAKES = [
     "gate gpt-4o",
     "gate gpt-4o --baseline nowhere",
     "gate gpt-4o --baseline gpt-4o-later --max-drop -1",
+    "plan nowhere",
+    "plan gpt-4o gpt-4o-later",
+    "plan --safe-rate 2 --churn 10",
     "agreement collected",
     "agreement nowhere",
     "audit report nowhere",
