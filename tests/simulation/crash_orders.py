@@ -30,21 +30,26 @@ from tests.simulation.small_run import SmallRun, enter
 from vlsb.errors import VlsbError
 
 STATES, EACH, FEWEST = 20_000, 1000, 10
+TELLS_EVERY = 1000
 
 
 @dataclass
 class Figures:
-    """How many traces, crash moments and different states there were, and what was broken."""
+    """How many traces, crash moments and different states there were, and what was broken.
+
+    Of one directory that may be left at several moments not the same has to hold: these are states, too.
+    """
 
     traces: int = 0
     moments: int = 0
     exhausted: int = 0
     states: int = 0
+    directories: int = 0
     broken: list[str] = field(default_factory=list)
 
     def add(self, other: Figures) -> None:
         """Count another part."""
-        for name in ("traces", "moments", "exhausted", "states", "broken"):
+        for name in ("traces", "moments", "exhausted", "states", "directories", "broken"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -55,7 +60,7 @@ def explore(run: SmallRun, seed: int, *, most: int) -> Figures:
     subject = SUBJECTS[name]
     run = replace(run, samples=draw.randint(3, 5), judges=draw.choice((1, 2)))
     trace = subject.record(run, draw)
-    figures, seen = Figures(traces=1), set[str]()
+    figures, seen = Figures(traces=1), set[tuple[str, int]]()
     end = len(trace.ops)
     # Few states of a few moments say more than one or two of each.
     moments = [*sorted(draw.sample(range(end), min(end, most // FEWEST))), end]
@@ -67,10 +72,10 @@ def explore(run: SmallRun, seed: int, *, most: int) -> Figures:
         )
         figures.exhausted += is_small
         for parts in itertools.islice(_with_torn(trace, at, draw, each_has), each_has):
-            digest = _digest(state(trace, at, parts), at)
-            if digest in seen:
+            found = _digest(state(trace, at, parts)), at
+            if found in seen:
                 continue
-            seen.add(digest)
+            seen.add(found)
             figures.states += 1
             try:
                 subject.require(run, trace, at, parts)
@@ -79,6 +84,7 @@ def explore(run: SmallRun, seed: int, *, most: int) -> Figures:
                 figures.broken.append(
                     f"seed {seed} ({name}), before operation {at} of {len(trace.ops)}, {shown}: {problem}"
                 )
+    figures.directories = len({digest for digest, _ in seen})
     return figures
 
 
@@ -89,8 +95,8 @@ def _with_torn(trace: Trace, at: int, draw: random.Random, most: int) -> Iterato
     yield from orders(trace, at, draw, most)
 
 
-def _digest(contents: State, at: int) -> str:
-    whole = hashlib.sha256(str(at).encode())
+def _digest(contents: State) -> str:
+    whole = hashlib.sha256()
     for path, content in sorted(contents.items()):
         whole.update(f"{path} {content is None} ".encode() + hashlib.sha256(content or b"").digest())
     return whole.hexdigest()
@@ -108,13 +114,17 @@ def main(words: Sequence[str]) -> int:
     work = partial(explore, most=asked.each)
     seeds = count(1) if asked.seed is None else iter([asked.seed])
     for figures in at_once(work, seeds, asked.processes, enter):
+        before = total.states
         total.add(figures)
+        if total.states // TELLS_EVERY > before // TELLS_EVERY:
+            print(f"{total.states:,} states, {len(total.broken)} broken promises", file=sys.stderr)
         for each in figures.broken:
             print(each, flush=True)
         if total.states >= asked.states:
             break
     print(
-        f"{total.states:,} states after a crash at {total.moments:,} moments of {total.traces} sessions "
+        f"{total.states:,} states after a crash ({total.directories:,} different directories) "
+        f"at {total.moments:,} moments of {total.traces} sessions "
         f"(all of them at {total.exhausted:,} moments, drawn ones at the others), "
         f"{len(total.broken)} broken promises, {time.monotonic() - began:,.0f} s"
     )
