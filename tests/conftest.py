@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from tests.support.endpoint import labelling, persona
 from vlsb.endpoints.loops import STOPPING_SIGNALS
 from vlsb.simulator import SimulatorThread
 
-# A slow or busy machine must not fail a property.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow or busy machine must not fail a property. The proofs try many more examples.
+settings.register_profile(
+    "patient", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("patient"), max_examples=150)
 settings.load_profile("patient")
 
 
@@ -31,6 +35,16 @@ def pytest_configure() -> None:
     """Have Ctrl-C heard: a shell's background jobs ignore it, and so would every command that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without collections of garbage: there is none, and to look for it takes as long as the rest."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

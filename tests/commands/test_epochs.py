@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.command import Desk
-from tests.support.endpoint import asked, labelling, sample_of, settle
-from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, error, verdict
+from tests.support.endpoint import asked, labelling, sample_of
+from vlsb.simulator import Action, Request, SimulatorThread, answer, error, verdict
 
 SAMPLES = 4
 NOT_COMPARED = ("path", "usage", "duration_s")
@@ -204,46 +203,6 @@ def test_epochs_are_a_number_from_one(desk: Desk, epochs: object, endpoint: Simu
     assert ended.code == 2
     assert endpoint.requests == 0
     assert not desk.run_dir.exists()
-
-
-class HangsAt:
-    """`labelling`, but the k-th completion is never answered: whoever waits for it can be killed."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._seen = 0
-        self._usual = labelling({0: 1, 1: 2})
-        self.is_reached = threading.Event()
-
-    def __call__(self, request: Request) -> Action:
-        self._seen += 1
-        if self._seen == self._count:
-            self.is_reached.set()
-            return Stall()
-        return self._usual(request)
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 9, 15])
-def test_a_run_killed_and_resumed_ends_with_the_summary_of_an_uninterrupted_one(
-    tmp_path: Path, count: int
-) -> None:
-    straight, killed = Desk(tmp_path / "straight", SAMPLES), Desk(tmp_path / "killed", SAMPLES)
-    responder = HangsAt(count)
-    with SimulatorThread(labelling({0: 1, 1: 2})) as endpoint:
-        straight.run(endpoint, "--epochs", 2)
-
-    with SimulatorThread(responder) as endpoint:
-        with killed.start(endpoint, "--epochs", 2, "--resume") as process:
-            process.wait_until(responder.is_reached.is_set, what=f"request {count}")
-        sent = settle(endpoint)
-        stored = keys(killed.run_dir / "responses.jsonl")
-        ended = killed.run(endpoint, "--epochs", 2, "--resume")
-
-    again = [each for each in endpoint.completions[sent:] if not each.is_judge]
-    assert ended.code == 0, ended.err
-    assert compared(killed) == compared(straight)
-    assert len(again) == 2 * SAMPLES - len(stored)
-    assert keys(killed.run_dir / "responses.jsonl") == list(product(range(SAMPLES), (1, 2)))
 
 
 # Runs of before there were epochs.

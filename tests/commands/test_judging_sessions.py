@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.support.command import Desk, Finished, Process
 from tests.support.datasets import write_dataset
-from tests.support.endpoint import asked, labelling, sample_of, settle
+from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.run_files import tree
 from tests.support.waiting import wait_until
 from vlsb.endpoints.rate_limits import AIM, CATCH_UP_S
@@ -71,23 +70,6 @@ def occurred(summary: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in summary["outcomes"].items() if count}
 
 
-class HangsAt:
-    """`labelling`, but the k-th completion is never answered: whoever waits for it can be killed."""
-
-    def __init__(self, count: int, labels: Mapping[int, int]) -> None:
-        self._count = count
-        self._seen = 0
-        self._usual = labelling(labels)
-        self.is_reached = threading.Event()
-
-    def __call__(self, request: Request) -> Action:
-        self._seen += 1
-        if self._seen == self._count:
-            self.is_reached.set()
-            return Stall()
-        return self._usual(request)
-
-
 def kill_when(process: Process, condition: Callable[[], object], what: str) -> None:
     """SIGKILL the process once the condition holds."""
     with process:
@@ -130,19 +112,6 @@ def test_a_run_without_a_judge_is_complete_only_when_all_responded(desk: Desk) -
     assert (ended.code, resumed.code, again.code) == (4, 0, 0)
     assert before == {"not_judged": SAMPLES - 1, "target_error": 1}
     assert sorted(turns) == [0, 1, 2, 2, 3]
-    assert desk.outcomes() == {"not_judged": SAMPLES}
-
-
-def test_a_collecting_run_that_was_killed_asks_only_what_it_has_not_stored(desk: Desk) -> None:
-    responder = HangsAt(3, {})
-    with SimulatorThread(responder) as endpoint:
-        process = desk.vlsb.start(*collect_words(desk, endpoint, "--resume", "--max-connections", 1))
-        kill_when(process, responder.is_reached.is_set, "the third request")
-        sent = settle(endpoint)
-        ended = collect(desk, endpoint, "--resume")
-
-    assert ended.code == 0, ended.err
-    assert len(endpoint.completions) - sent == SAMPLES - 2
     assert desk.outcomes() == {"not_judged": SAMPLES}
 
 
@@ -351,31 +320,6 @@ def test_a_judges_failure_leaves_the_other_judges_verdict_alone(desk: Desk) -> N
     assert [sample_of(each) for each in other.completions[sent:]] == [1]
     assert occurred(first) == {"unsafe": SAMPLES}
     assert occurred(second) == {"safe_refusal": 3, "judge_refused": 1}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_judging_that_is_killed_and_resumed_ends_as_if_nothing_had_happened(
-    tmp_path: Path, count: int
-) -> None:
-    labels = {0: 1, 1: 2}
-    straight, killed = Desk(tmp_path / "straight", SAMPLES), Desk(tmp_path / "killed", SAMPLES)
-    responder = HangsAt(count, labels)
-    with SimulatorThread(labelling(labels)) as endpoint:
-        collect(straight, endpoint)
-        collect(killed, endpoint)
-        judge(straight, endpoint)
-
-    with SimulatorThread(responder) as other:
-        process = killed.vlsb.start(*judge_words(killed, other, "--judge-max-connections", 1))
-        kill_when(process, responder.is_reached.is_set, f"judge request {count}")
-        sent = settle(other)
-        stored = len(rows(killed.run_dir / "verdicts" / "other-judge.jsonl"))
-        ended = judge(killed, other)
-
-    assert ended.code == 0, ended.err
-    assert stored == count - 1
-    assert len(other.completions) - sent == SAMPLES - stored
-    assert [compared(each) for each in killed.report()] == [compared(each) for each in straight.report()]
 
 
 def test_a_run_of_the_demo_is_judged_by_the_demo_from_its_own_data(desk: Desk) -> None:

@@ -59,6 +59,25 @@ def test_an_address_that_answers_with_errors_only_is_corrected_in_the_same_direc
     assert found["usage"]["target"]["requests"] == 4
 
 
+def test_what_failed_answers_have_cost_stays_in_the_cost_of_the_run(desk: Desk) -> None:
+    """Their endpoint counted tokens: a run that begins again would forget money that was spent."""
+    broken = {"message": {"role": "assistant", "content": None}, "finish_reason": "error"}
+    paid = {"choices": [broken], "usage": {"prompt_tokens": 700, "completion_tokens": 30}}
+    with SimulatorThread(lambda _: Reply(200, paid)) as simulator:
+        failed = desk.run(simulator, "--max-attempts", "1")
+    (before,) = desk.report()
+    with SimulatorThread(labelling()) as simulator:
+        refused = desk.run(simulator)
+        resumed = desk.run(simulator, "--resume")
+
+    assert (failed.code, refused.code, resumed.code) == (4, 2, 0), resumed.err
+    assert "--resume continues it" in refused.err
+    (after,) = desk.report()
+    assert before["usage"]["target"] == {"requests": 1, "input_tokens": 700, "output_tokens": 30}
+    assert after["usage"]["target"]["requests"] == 5
+    assert after["usage"]["target"]["input_tokens"] >= 700
+
+
 def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(
     desk: Desk, endpoint: SimulatorThread, dead: str
 ) -> None:

@@ -14,12 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.listing import PAGE, PROJECT, TABLE_HEAD, Module, Survivor, read, table, write
-from tests.mutants.planting import Mutant, plant
+
+try:
+    from tests.mutants.planting import Mutant, plant
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"There is no {missing.name} here. Use `uv run just mutants`, or `uv sync --group mutants` first."
+    )
 
 COPIED = ("vlsb", "tests", "servers")
 
@@ -42,13 +47,16 @@ def fates(
             json.dumps({"mutants": names, "at_once": at_once, "until": time.monotonic() + within_s}), "utf-8"
         )
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--tb=native", "-p", "no:cacheprovider"]
-        subprocess.run(
+        ended = subprocess.run(
             [*command, "-p", "tests.mutants.session", *module.tests],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy), "VLSB_MUTANTS": str(order)},
-            check=True,
-            stdout=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if ended.returncode:
+            sys.exit(f"{module.path}: its tests did not run.\n{ended.stdout}{ended.stderr}")
         return json.loads(order.with_suffix(".results").read_text("utf-8"))
 
 
@@ -66,28 +74,13 @@ def judge(module: Module, *, at_once: int, within_s: float) -> tuple[Module, lis
         for each in mutants
         if ends.get(each.name) == "survived"
     ]
-    problems = []
-    listed = Counter(each.key for each in module.survivors)
-    found = Counter(each.key for each in survivors)
-    for verb, keys in (("survives", found - listed), ("is gone but listed", listed - found)):
-        for key in keys:
-            if key not in untried:
-                problems.append(f"{verb}: {key[0]}\n    - {key[1]}\n    + {key[2]}")
-    if len(mutants) != module.mutants:
-        problems.append(f"{len(mutants)} mutants where the list says {module.mutants}")
+    found = module._replace(mutants=len(mutants), survivors=survivors, measured=module.digest())
     late = sum(end == "late" for end in ends.values())
     print(
         f"{module.path}: {len(ends)} mutants tried, {len(survivors)} survived, {late} ran too long, "
         f"in {time.monotonic() - began:.0f} s"
     )
-    return module if untried else module._replace(mutants=len(mutants), survivors=survivors), problems
-
-
-def changed() -> set[str] | None:
-    """Return what differs from the commit before, or None where there is none."""
-    command = ["git", "diff", "--name-only", "HEAD~1"]
-    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    return set(listed.stdout.split()) if listed.returncode == 0 else None
+    return module if untried else found, module.differences(found, untried)
 
 
 def main(words: Sequence[str]) -> int:
@@ -95,7 +88,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="as `vlsb/judging/verdicts.py` (default: all)")
     parser.add_argument(
-        "--changed", action="store_true", help="only those that differ from the commit before"
+        "--changed", action="store_true", help="only those that changed, or their tests, since --write"
     )
     parser.add_argument("--write", action="store_true", help="store what is found; reasons are yours to give")
     parser.add_argument("--minutes", type=float, default=600, help="stop after so long, with what was tried")
@@ -107,14 +100,8 @@ def main(words: Sequence[str]) -> int:
     if unknown := wanted - set(modules):
         parser.error(f"modules.toml has no {', '.join(sorted(unknown))}")
     if asked.changed:
-        differing = changed()
-        if differing is None:
-            print("skipped: no commit before this one to compare with")
-            return 0
-        wanted = {
-            path for path in wanted if any(f.startswith((path, *modules[path].tests)) for f in differing)
-        }
-        print(f"changed since the commit before: {', '.join(sorted(wanted)) or 'no module of the list'}")
+        wanted = {path for path in wanted if modules[path].digest() != modules[path].measured}
+        print(f"changed since they were measured: {', '.join(sorted(wanted)) or 'no module of the list'}")
     failed = False
     for path in sorted(wanted):
         if (left_s := until - time.monotonic()) <= 0:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,17 +35,43 @@ class Survivor(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A module, and what was found when it was mutated last."""
+    """A module, and what was found when it was mutated last; `measured` is the `digest` that it had then."""
 
     path: str
     tests: list[str]
     mutants: int
     survivors: list[Survivor]
+    measured: str = ""
 
     @property
     def score(self) -> int:
         """How many of a hundred mutants its tests notice, rounded down."""
         return (self.mutants - len(self.survivors)) * 100 // max(self.mutants, 1)
+
+    def digest(self) -> str:
+        """Hash the module and the tests that judge it, as they are now, to sixteen hex digits.
+
+        It says what changed since the last measurement, in a clone of one commit too.
+        """
+        found = hashlib.sha256()
+        for each in (self.path, *self.tests):
+            place = PROJECT / each
+            for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                found.update(file.read_bytes())
+        return found.hexdigest()[:16]
+
+    def differences(self, found: Module, untried: Collection[tuple[str, str, str]] = ()) -> list[str]:
+        """List what is not as this says: each is a reason to fail, but for mutants there was no time for."""
+        ours, theirs = (Counter(each.key for each in module.survivors) for module in (self, found))
+        problems = [
+            f"{verb}: {function}\n    - {original}\n    + {mutated}"
+            for verb, keys in (("survives", theirs - ours), ("is gone but listed", ours - theirs))
+            for function, original, mutated in keys
+            if (function, original, mutated) not in untried
+        ]
+        if found.mutants != self.mutants:
+            problems.append(f"{found.mutants} mutants where the list says {self.mutants}")
+        return problems
 
 
 def read() -> dict[str, Module]:
@@ -50,7 +79,11 @@ def read() -> dict[str, Module]:
     listed = tomllib.loads(LIST.read_text("utf-8"))
     return {
         path: Module(
-            path, facts["tests"], facts["mutants"], [Survivor(**each) for each in facts.get("survivors", [])]
+            path,
+            facts["tests"],
+            facts["mutants"],
+            [Survivor(**each) for each in facts.get("survivors", [])],
+            facts.get("measured", ""),
         )
         for path, facts in listed.items()
     }
@@ -61,6 +94,7 @@ def write(modules: dict[str, Module]) -> None:
     lines = [HEAD]
     for module in modules.values():
         lines += [f'["{module.path}"]', f"tests = {json.dumps(module.tests)}", f"mutants = {module.mutants}"]
+        lines.append(f'measured = "{module.measured}"')
         if module.survivors:
             lines.append("survivors = [")
             for each in module.survivors:

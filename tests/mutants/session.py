@@ -35,7 +35,12 @@ class Cost(NamedTuple):
 def pytest_collection() -> None:
     """The same examples for every mutant, and none made smaller: one that fails is enough."""
     settings.register_profile(
-        "mutants", settings.default, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+        "mutants",
+        settings.default,
+        max_examples=100,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
     )
     settings.load_profile("mutants")
 
@@ -130,13 +135,16 @@ class Mutants:
     def _wait(self) -> None:
         ready, _, _ = select.select(list(self._running), [], [], 0.5)
         for handle, each in list(self._running.items()):
-            if handle not in ready and time.monotonic() < each.deadline:
+            is_done = handle in ready
+            if not is_done and time.monotonic() < min(each.deadline, self._until):
                 continue
-            if handle not in ready:
+            if not is_done:
                 os.kill(each.process, 9)
             _, status = os.waitpid(each.process, 0)
             os.close(handle)
             del self._running[handle]
+            if not is_done and self._until < each.deadline:
+                continue  # the time for all of them is over: that says nothing about this one
             code = os.waitstatus_to_exitcode(status)
             self._fates[each.name] = "survived" if code == 0 else "killed" if code == 1 else "late"
             if code == 1:

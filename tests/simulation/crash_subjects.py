@@ -220,8 +220,8 @@ def _require_repaired(run: SmallRun, trace: Trace, at: int, parts: Mapping[int, 
     for path, its in lines.items():
         beside = [each.read_bytes() for each in Path(path).parent.glob(f"{Path(path).name}.damaged-*")]
         for line in its:
-            if line.startswith(_DAMAGE) and not any(line in each for each in beside):
-                raise Broken(f"{Path(path).name} had a line that was set aside and is gone: {line[:70]!r}")
+            if line.startswith(_DAMAGE) and (times := b"".join(beside).count(line)) != 1:
+                raise Broken(f"{Path(path).name}: a damaged line is {times} times beside it: {line[:70]!r}")
     if (error := run.session(99).error) is not None:
         raise Broken(f"the resume ended with {type(error).__name__}: {error}")
     require_lines(good)

@@ -93,6 +93,8 @@ class History:
         # Until when an account's endpoint wants nothing.
         self._paused: dict[Account, float] = {}
         self._finished = _Finished(self._run)
+        # The labels that a report counts, by judge, sample and epoch.
+        self._labels: dict[tuple[str, int, int], int] = {}
         self.provider = Provider(plan.batches or (), random.Random(f"provider {seed}"))
         # The batch that the last session could not account for.
         self.lost_batch: str | None = None
@@ -115,7 +117,6 @@ class History:
             # What an earlier session's batch said of a sample was read only now, and may pass.
             self._session(number + 1, session, is_last=True)
         self._require_complete()
-        self._require_no_key()
 
     def digest(self) -> str:
         """A checksum of everything that was asked, logged and written."""
@@ -140,6 +141,12 @@ class History:
                     if not gc.collect():
                         break
         self._require_whole()
+        self._require_counted()
+        self._require_no_key()
+        if session.max_requests is not None:
+            sent = len(self._arrivals) + sum(map(len, self.provider.submitted[batches:]))
+            if sent > session.max_requests:
+                raise Violation(f"{sent} requests were sent, of {session.max_requests}")
         if session.rpm is not None:
             self._require_rate(session.rpm)
         if session.max_cost is not None:
@@ -285,6 +292,24 @@ class History:
         # What ended without an answer or a label may be asked again by --retry.
         if bought := self.provider.paid_too_often(self.plan.epochs) - self._excused:
             raise Violation(f"{sorted(bought)} were paid for twice in batches")
+
+    def _require_counted(self) -> None:
+        """The run can be read, has each sample in one outcome, and no label that was there is gone."""
+        if not (self._run / "run.json").exists():
+            return
+        run = vlsb.load_run(self._run)
+        labels: dict[tuple[str, int, int], int] = {}
+        for judge in run.judges:
+            answers = list(run.answers(judge))
+            keys = Counter((each.sample_id, each.epoch) for each in answers)
+            if twice := [key for key, count in keys.items() if count > 1]:
+                raise Violation(f"{judge}: {twice} have two outcomes")
+            for each in answers:
+                if each.label is not None:
+                    labels[judge, each.sample_id, each.epoch] = each.label
+        if lost := self._labels.items() - labels.items():
+            raise Violation(f"{sorted(lost)} were labelled and are gone")
+        self._labels = labels
 
     def _require_own(self, sample: int, text: str) -> None:
         if text.startswith("Answer "):

@@ -14,11 +14,12 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from vlsb import strict_json
 from vlsb.errors import RunLockedError, StoreError
-from vlsb.files import FileLock, new_file, sync_directory, sync_file
+from vlsb.files import FileLock, replace_file, sync_directory, sync_file
 from vlsb.records import Untrusted
 from vlsb.store.codec import Json
 
@@ -252,22 +253,32 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
         file.seek(offset)
-        tail = file.read()
-        kept = next_free(path, "torn")
-        with new_file(kept) as copy:
-            copy.write(tail)
-        sync_directory(path.parent)
+        kept = set_aside(path, "torn", file.read())
         file.truncate(offset)
         sync_file(file)
     return kept
 
 
+def set_aside(path: Path, what: str, content: bytes) -> Path:
+    """Keep bytes of a file beside it, as `<name>.<what>-<n>`; they are on the disk when this returns.
+
+    Such a file may hold them already: whoever was to take them out of theirs was interrupted.
+    """
+    kept = next(each for each in _beside(path, what) if not each.exists() or each.read_bytes() == content)
+    if kept.exists():
+        sync_directory(path.parent)
+    else:
+        replace_file(kept, [content])
+    return kept
+
+
 def next_free(path: Path, what: str) -> Path:
     """Return a name beside `path` that nothing has yet: `<name>.<what>-<n>`."""
-    number = 1
-    while (candidate := path.with_name(f"{path.name}.{what}-{number}")).exists():
-        number += 1
-    return candidate
+    return next(each for each in _beside(path, what) if not each.exists())
+
+
+def _beside(path: Path, what: str) -> Iterator[Path]:
+    return (path.with_name(f"{path.name}.{what}-{number}") for number in count(1))
 
 
 # The exclusive right to write a run, held as long as its file is open.

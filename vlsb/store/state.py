@@ -465,7 +465,8 @@ def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:
 def has_answers(directory: Path) -> bool:
     """Say whether a run holds anything that an endpoint answered: only then are its settings locked in.
 
-    A request that failed is not an answer; what cannot be read may be one. Raises StoreError for links in it.
+    A request that failed is no answer, unless its endpoint counted tokens: they are paid for, and stay in the
+    run's cost. What cannot be read may be an answer. Raises StoreError for links in the run.
     """
     require_own_files(directory)
     # A batch that was submitted is going to be answered.
@@ -474,12 +475,12 @@ def has_answers(directory: Path) -> bool:
         files = (directory / RESPONSES, directory / BATCHES, *answered)
         if any(path.exists() and path.stat().st_size for path in files):
             return True
-    outcomes, decoder = set[Outcome](), Decoder()
+    failures, decoder = list[Failure](), Decoder()
     try:
-        scan_journal(directory / FAILURES, lambda record: outcomes.add(decoder.failure(record).outcome))
+        scan_journal(directory / FAILURES, lambda record: failures.append(decoder.failure(record)))
     except StoreError:
         return True
-    return bool(outcomes - {Outcome.TARGET_ERROR})
+    return any(each.outcome is not Outcome.TARGET_ERROR or each.usage != Usage() for each in failures)
 
 
 @contextmanager

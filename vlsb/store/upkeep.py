@@ -17,7 +17,7 @@ from vlsb import strict_json
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, replace_file, sync_directory
 from vlsb.store.codec import BatchStep, Decoder, Json
-from vlsb.store.journal import lock_run, next_free, scan_journal
+from vlsb.store.journal import lock_run, scan_journal, set_aside
 from vlsb.store.manifest import Manifest, read_manifest, require_run, setting_differences, write_manifest
 from vlsb.store.state import (
     BATCHES,
@@ -80,12 +80,8 @@ def _repair(path: Path, parse: _Parse) -> Repaired | None:
     if len(good) == len(lines):
         return None
     bad = [line for line in lines if not _is_record(line, parse)]
-    quarantine = next_free(path, "damaged")
     try:
-        with new_file(quarantine) as file:
-            file.writelines(line + b"\n" for line in bad)
-        # Before the file lacks them: a power cut may keep the later of two names alone.
-        sync_directory(path.parent)
+        quarantine = set_aside(path, "damaged", b"".join(line + b"\n" for line in bad))
         replace_file(path, (line + b"\n" for line in good))
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be repaired", error) from error

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import SquareTable
@@ -171,7 +171,6 @@ _OUTCOMES = st.sampled_from([*LABELS, Outcome.JUDGE_ERROR])
     st.lists(st.tuples(st.integers(0, 12), *[_OUTCOMES] * 4), min_size=1, max_size=40),
     st.sampled_from([1, 2]),
 )
-@settings(max_examples=60, deadline=None)
 def test_a_comparison_is_the_exact_mirror_of_itself_the_other_way_round(
     rows: list[tuple[int, Outcome, Outcome, Outcome, Outcome]], epochs: int
 ) -> None:
@@ -482,7 +481,6 @@ def test_ranks_say_how_sure_they_are() -> None:
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=24, max_size=24), min_size=2, max_size=5))
-@settings(max_examples=40, deadline=None)
 def test_a_rank_is_among_those_left_open_and_the_order_of_the_runs_makes_no_difference(
     safe: list[list[bool]],
 ) -> None:

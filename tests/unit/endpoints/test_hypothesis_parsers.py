@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.journals import Contents, read_journal
@@ -548,7 +548,6 @@ def damaged_runs(draw: st.DrawFn) -> dict[str, bytes]:
 LONG = STAMP | {"elapsed_s": 1.7e308}
 
 
-@settings(max_examples=60)
 @given(content=damaged_runs())
 @example(content=GOOD | {EVENTS: lines(STARTED | LONG, STARTED | LONG | {"session": 2})})
 @example(content=GOOD | {RESPONSES: lines(LINES[0] | {"elapsed_s": -1.0}, LINES[1])})
@@ -564,7 +563,6 @@ def test_a_report_of_a_mutated_run_is_made_or_refused(
         assert render(summaries, width=80, color=False)
 
 
-@settings(max_examples=60)
 @given(content=damaged_runs())
 @example(content=GOOD | {FAILURES: lines(FAILURE | {"judge": 5}, FAILURE)})
 @example(content=GOOD | {EVENTS: lines(STARTED | {"judge": ["x"]}, STARTED)})
@@ -628,7 +626,6 @@ def forged(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(found)
 
 
-@settings(max_examples=200)
 @given(content=st.sampled_from(ARCHIVES).flatmap(lambda found: damaged(found) | forged(found)))
 def test_a_mutated_archive_is_read_within_its_folder_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

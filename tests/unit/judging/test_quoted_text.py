@@ -60,7 +60,7 @@ SCHEMA = Dialect()
 IN_WORDS = Dialect(structured=False)
 OPENED = Dialect(structured=False, thinks=True, opened_by="<think>")
 DIALECTS = pytest.mark.parametrize("dialect", [SCHEMA, IN_WORDS, OPENED], ids=["schema", "words", "opened"])
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 Ask = Callable[..., str]
 

@@ -171,6 +171,16 @@ def test_torn_bytes_of_before_are_never_overwritten(tmp_path: Path) -> None:
     assert [name.read_bytes() for name in names] == [b"first", b"second"]
 
 
+def test_torn_bytes_that_a_kill_left_in_both_places_are_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    for _ in "ab":
+        path.write_bytes(b"{}\n" + b"torn")
+        quarantine_torn_tail(path, 3)
+
+    assert [each.name for each in tmp_path.glob("*.torn-*")] == ["records.jsonl.torn-1"]
+    assert path.read_bytes() == b"{}\n"
+
+
 def test_bytes_that_are_not_utf8_at_the_end_are_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(b'{"id":1}\n\xff\xfe\x00')

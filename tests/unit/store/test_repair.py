@@ -91,3 +91,22 @@ def test_a_directory_that_is_no_run_is_refused_and_not_touched(tmp_path: Path) -
         repair_run(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repair_that_was_cut_off_before_its_end_sets_the_lines_aside_once(run: Path) -> None:
+    """The bad lines were beside the file, and it still had them."""
+    path = run / "responses.jsonl"
+    damage(path, 1, b"garbage")
+    damaged = path.read_bytes()
+    [first] = repair_run(run)
+    path.write_bytes(damaged)
+
+    [again] = repair_run(run)
+
+    assert again == first
+    assert list(run.glob("*.damaged-*")) == [first.quarantine]
+    damage(path, 2, b"other garbage")
+    [other] = repair_run(run)
+    assert other.quarantine.name == "responses.jsonl.damaged-2"
+    assert first.quarantine.read_bytes() == b"garbage\n"
+    assert other.quarantine.read_bytes() == b"other garbage\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
@@ -169,7 +169,6 @@ def outcome_of(directory: Path, sample_id: int = 0) -> Outcome:
 
 @pytest.mark.parametrize("judge", JUDGES)
 @given(rows=SEQUENCES)
-@settings(max_examples=40)
 def test_any_rows_put_every_sample_in_exactly_one_outcome(
     shared_run: Path, judge: str, rows: list[Row]
 ) -> None:
@@ -189,7 +188,6 @@ def test_any_rows_put_every_sample_in_exactly_one_outcome(
 
 
 @given(rows=SEQUENCES)
-@settings(max_examples=40)
 def test_without_a_judge_every_response_is_not_judged(shared_run: Path, rows: list[Row]) -> None:
     write_rows(shared_run, map(encoded, rows))
 
@@ -202,7 +200,6 @@ def test_without_a_judge_every_response_is_not_judged(shared_run: Path, rows: li
 
 @pytest.mark.parametrize("judge", JUDGES)
 @given(rows=SEQUENCES)
-@settings(max_examples=40)
 def test_usage_counts_every_stored_row_superseded_ones_too(
     shared_run: Path, judge: str, rows: list[Row]
 ) -> None:
@@ -219,7 +216,6 @@ def test_usage_counts_every_stored_row_superseded_ones_too(
 
 
 @given(rows=SEQUENCES, data=st.data())
-@settings(max_examples=40)
 def test_how_the_files_are_interleaved_changes_nothing(
     shared_run: Path, rows: list[Row], data: st.DataObject
 ) -> None:
@@ -319,7 +315,6 @@ def stamped(session: int, elapsed_s: float) -> tuple[str, dict[str, Any]]:
 
 
 @given(moments=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9999)), max_size=8))
-@settings(max_examples=30)
 def test_duration_is_the_sum_over_sessions_of_the_last_moment_of_each(
     shared_run: Path, moments: list[tuple[int, int]]
 ) -> None:

@@ -21,7 +21,7 @@ from tests.support.records import make_failure, make_judge, make_manifest, make_
 from tests.support.run_files import tree
 from tests.support.waiting import DEADLINE_S
 from vlsb.errors import ConfigError, RunLockedError, RunMismatchError, StoreError
-from vlsb.records import Key, Label, Outcome, Untrusted
+from vlsb.records import Key, Label, Outcome, Untrusted, Usage
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
 from vlsb.store.state import load_state
 from vlsb.store.store import (
@@ -251,7 +251,7 @@ def test_a_run_that_stored_nothing_starts_again_with_other_settings(tmp_path: Pa
 def test_requests_that_only_failed_lock_nothing_in_and_are_kept_aside(tmp_path: Path) -> None:
     """A mistyped address may answer with an error to every request."""
     begun = opened(tmp_path / "run")
-    begun.add_failure(make_failure(0), None)
+    begun.add_failure(make_failure(0, usage=Usage()), None)
     close(begun)
     failures = (tmp_path / "run" / "failures.jsonl").read_bytes()
 
