@@ -632,6 +632,7 @@ AGREED: Fields = {
     "kappa": (ESTIMATE, "Cohen's kappa of the three labels."),
     "safe_agreement": (ESTIMATE, "Percent of equal labels, safe against unsafe."),
     "safe_kappa": (ESTIMATE, "Its kappa."),
+    "ac1": (ESTIMATE, "Gwet's AC1 of the three labels."),
 }
 AGREEMENT: Fields = {
     **BOTH_VERSIONS,
@@ -677,7 +678,10 @@ AGREEMENT: Fields = {
         ],
         "Every two judges.",
     ),
-    "together": (["any"], "All judges, all people, and both: `fleiss_kappa` and `krippendorff_alpha`."),
+    "together": (
+        ["any"],
+        "All judges, all people, and both: `fleiss_kappa` on the responses that each labelled, `krippendorff_alpha` and `gwet_ac1` on the `paired_responses`, which two or more did.",
+    ),
     "refusals": (["any"], "Each guard that tells refusals against each judge's refusals."),
     "panels": ({"*": ["string"]}, "The members of each panel."),
 }

@@ -89,7 +89,10 @@ class Estimate(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Two judges on some responses: percent of equal labels, Cohen's kappa; also of safe against unsafe."""
+    """Two judges on some responses: percent of equal labels, Cohen's kappa; also of safe against unsafe.
+
+    `ac1` is Gwet's: it stays high where both agree and nearly all labels are one, as kappa does not.
+    """
 
     responses: int
     images: int
@@ -97,6 +100,7 @@ class Agreement(NamedTuple):
     kappa: Estimate
     safe_raw: Estimate
     safe_kappa: Estimate
+    ac1: Estimate
 
 
 class RefusalAgreement(NamedTuple):
@@ -170,9 +174,10 @@ class Pair:
 
 
 class Together(NamedTuple):
-    """Several judges at once, on the responses that each of them labelled.
+    """Several judges at once. Fleiss' kappa is on the responses that each of them labelled.
 
-    `share` is the percent that these are of the responses with any label.
+    `share` is the percent that these are of the responses with any label. Krippendorff's alpha and Gwet's AC1
+    are on the `paired` responses, which two of them or more labelled.
     """
 
     judges: tuple[str, ...]
@@ -180,6 +185,8 @@ class Together(NamedTuple):
     share: float
     fleiss: Estimate
     krippendorff: Estimate
+    paired: int
+    ac1: Estimate
 
 
 class Coverage(NamedTuple):
@@ -360,6 +367,7 @@ def _agreement(responses: Sequence[_Both]) -> Agreement:
         kappa=_without_each(tables, _cohen),
         safe_raw=_equal_share(responses, lambda place: place == _UNSAFE),
         safe_kappa=_without_each(as_safe, _cohen),
+        ac1=_without_each(tables, _gwet_of_two),
     )
 
 
@@ -397,6 +405,19 @@ def _cohen(table: _Table) -> float | None:
     # Sums of weights leave something behind where nothing is.
     used = table.sum(axis=0) + table.sum(axis=1) > 1e-9
     return float(cohens_kappa(table, return_results=False)) if numpy.count_nonzero(used) > 1 else None
+
+
+def _gwet_of_two(table: _Table) -> float | None:
+    # Sums of weights leave something behind where nothing is.
+    if (total := table.sum()) < 1e-9:
+        return None
+    return _gwet(float(numpy.trace(table)) / total, (table.sum(axis=0) + table.sum(axis=1)) / (2 * total))
+
+
+def _gwet(observed: float, shares: _Floats) -> float:
+    """Return Gwet's AC1 of an agreement, and of the mean share of each label (Gwet 2008)."""
+    expected = float((shares * (1 - shares)).sum()) / (len(LABELS) - 1)
+    return (observed - expected) / (1 - expected)
 
 
 def _without_each(tables: Sequence[_Table], statistic: Callable[[_Table], float | None]) -> Estimate:
@@ -487,33 +508,28 @@ def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:
 
 
 def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | None:
-    """Return Fleiss' kappa, and Krippendorff's alpha for complete labels, which follows from it:
-
-    1 - (1 - 1/n)(1 - kappa) with n labels in all.
-    """
     images: dict[Untrusted, list[_Floats]] = {}
-    labelled = 0
     for response in (each for run in runs for each in run.responses):
         outcomes = [response.outcomes.get(judge) for judge in judges]
-        labelled += any(outcome in JUDGED for outcome in outcomes)
-        if all(outcome in JUDGED for outcome in outcomes):
+        if any(outcome in JUDGED for outcome in outcomes):
             row = numpy.array([outcomes.count(label) for label in LABELS], float)
             images.setdefault(response.image, []).append(row)
-    rows = [row for of_image in images.values() for row in of_image]
-    if not rows:
+    labels = [int(row.sum()) for of_image in images.values() for row in of_image]
+    if not (complete := labels.count(len(judges))):
         return None
-
-    def krippendorff(patterns: Counter[bytes]) -> float | None:
-        kappa = _fleiss(patterns)
-        labels = sum(times * numpy.frombuffer(pattern).sum() for pattern, times in patterns.items())
-        return None if kappa is None else float(1 - (1 - 1 / labels) * (1 - kappa))
-
+    whole = {
+        image: rows
+        for image, of_image in images.items()
+        if (rows := [row for row in of_image if row.sum() == len(judges)])
+    }
     return Together(
         judges=tuple(judges),
-        responses=len(rows),
-        share=100 * len(rows) / labelled,
-        fleiss=_without_each_image(images, _fleiss),
-        krippendorff=_without_each_image(images, krippendorff),
+        responses=complete,
+        share=100 * complete / len(labels),
+        fleiss=_without_each_image(whole, _fleiss),
+        krippendorff=_without_each_image(images, _krippendorff),
+        paired=sum(each > 1 for each in labels),
+        ac1=_without_each_image(images, _gwet_of_several),
     )
 
 
@@ -535,3 +551,38 @@ def _fleiss(patterns: Counter[bytes]) -> float | None:
     """Return Fleiss' kappa of responses by how often they got each label; None where all labels are one."""
     rows = numpy.repeat([numpy.frombuffer(pattern) for pattern in patterns], list(patterns.values()), axis=0)
     return float(fleiss_kappa(rows)) if numpy.count_nonzero(rows.sum(axis=0)) > 1 else None
+
+
+def _rows(patterns: Counter[bytes]) -> tuple[_Floats, _Floats, _Floats]:
+    """Return how often a response got each label, how many those are, and how many responses are so."""
+    rows = numpy.array([numpy.frombuffer(pattern) for pattern in patterns])
+    return rows, rows.sum(axis=1), numpy.array(list(patterns.values()), float)
+
+
+def _krippendorff(patterns: Counter[bytes]) -> float | None:
+    """Return Krippendorff's alpha of labels without order; responses with one label say nothing.
+
+    From the coincidences of labels (Krippendorff 2011). None where all labels are one.
+    """
+    rows, sizes, times = _rows(patterns)
+    paired = sizes > 1
+    rows, sizes, times = rows[paired], sizes[paired], times[paired]
+    of_label = times @ rows
+    total = of_label.sum()
+    expected = total**2 - (of_label**2).sum()
+    if expected == 0:
+        return None
+    observed = (times * (sizes**2 - (rows**2).sum(axis=1)) / (sizes - 1)).sum()
+    return float(1 - (total - 1) * observed / expected)
+
+
+def _gwet_of_several(patterns: Counter[bytes]) -> float | None:
+    """Return Gwet's AC1: shares from all labels, agreement from responses with two or more; None without."""
+    rows, sizes, times = _rows(patterns)
+    paired = sizes > 1
+    if not paired.any():
+        return None
+    pairs = (rows * (rows - 1)).sum(axis=1)[paired] / (sizes * (sizes - 1))[paired]
+    observed = (times[paired] * pairs).sum() / times[paired].sum()
+    shares = (times[:, None] * rows / sizes[:, None]).sum(axis=0) / times.sum()
+    return _gwet(float(observed), shares)

@@ -39,7 +39,7 @@ class RatePulls(NamedTuple):
     imagined: float = 0.0
 
 
-class RateChange(NamedTuple):
+class FamilyChange(NamedTuple):
     """How many points more the second of two rates is: its interval, and p, hold for the whole family.
 
     `alone` is p of this change if nothing stood beside it.
@@ -84,7 +84,7 @@ def pulls_of_interval(rate: float, interval: Interval, key: Hashable) -> RatePul
     return RatePulls(rate, {("estimate", key): (interval.high - interval.low) / 2 / Z_95})
 
 
-def changes_at_once(runs: Sequence[RatePulls], pairs: Sequence[tuple[int, int]]) -> list[RateChange]:
+def changes_at_once(runs: Sequence[RatePulls], pairs: Sequence[tuple[int, int]]) -> list[FamilyChange]:
     """Return by pair of places how much more the second run's rate is, all of them as one family."""
     covariance = [
         [math.fsum(pull * other.pulls.get(image, 0.0) for image, pull in run.pulls.items()) for other in runs]
@@ -105,7 +105,7 @@ def changes_at_once(runs: Sequence[RatePulls], pairs: Sequence[tuple[int, int]])
         drawn = (1 + len(largest) - bisect_left(largest, far)) / (1 + len(largest))
         ends = Interval(max(-100.0, change - reach * error), min(100.0, change + reach * error))
         # Draws cannot tell how small p is, and Bonferroni's bound holds however the runs move together.
-        found.append(RateChange(change, ends, max(alone, min(drawn, len(pairs) * alone)), alone))
+        found.append(FamilyChange(change, ends, max(alone, min(drawn, len(pairs) * alone)), alone))
     return found
 
 

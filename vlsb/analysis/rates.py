@@ -22,11 +22,9 @@ Z_95 = 1.959963984540054
 SIGNIFICANT = 0.05
 """A finding is more than noise where its p value, corrected for the others beside it, is below this."""
 
-# Where the rarer label has this share or less, an interval is never narrower than that of one sample a
-# cluster; from the other share on the clusters alone decide. Between them it goes over evenly.
-_RARE_SHARE, _COMMON_SHARE = 0.05, 0.10
-# This many clusters with the rarer label count as much as the assumption that clusters are unanimous.
-_PRIOR_CLUSTERS = 2
+# This many clusters with the rarer label count as much as the assumption that clusters are unanimous. With
+# fewer, intervals hold in less than 94.5 % of cases (benchmarks/coverage.py).
+_PRIOR_CLUSTERS = 10
 
 RateName = Literal["safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate"]
 
@@ -239,9 +237,5 @@ def _design_effect(clusters: Mapping[Cluster, int], *, hits: int, judged: int) -
     with_hits = sum(times for each, times in clusters.items() if each.hits)
     without = sum(times for each, times in clusters.items() if each.hits < each.size)
     rarer = min(with_hits, without)
-    share = min(hits, judged - hits) / judged
-    trust = min(
-        rarer / (rarer + _PRIOR_CLUSTERS),
-        max(0.0, (share - _RARE_SHARE) / (_COMMON_SHARE - _RARE_SHARE)),
-    )
+    trust = rarer / (rarer + _PRIOR_CLUSTERS)
     return measured + (1 - trust) * max(0.0, mean_size - measured)

@@ -38,10 +38,10 @@ from vlsb.store.state import RunState, calibration_file, load_state
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-_AGREEMENT_HEADINGS = ("judges", "labels", "n", "images", "agree %", "95 % CI", "kappa", "95 % CI")
+_AGREEMENT_HEADINGS = ("judges", "labels", "n", "images", "agree %", "95 % CI", "kappa", "95 % CI", "AC1")
 _INTERVALS = (
     "95 % intervals, clustered by image. Read agreement and kappa together: where nearly all is unsafe, "
-    "judges who never look agree often, and kappa is low for judges who nearly always do."
+    "judges who never look agree often, and kappa is low for judges who nearly always do; AC1 is not."
 )
 _WEIGHTED = (
     "By the weights of a draw, each response counting for those that it stands for, where one of the two "
@@ -92,6 +92,8 @@ def agreement_report(report: AgreementReport) -> Report:
                     "share": each.share,
                     "fleiss_kappa": each.fleiss,
                     "krippendorff_alpha": each.krippendorff,
+                    "paired_responses": each.paired,
+                    "gwet_ac1": each.ac1,
                 }
                 for each in report.together
             ],
@@ -145,13 +147,15 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
         )
     if report.together:
         yield Table(
-            "All at once, on the responses that each of them labelled",
-            ("judges", "n", "of any %", "Fleiss' kappa", "95 % CI", "Krippendorff's alpha", "95 % CI"),
+            "All at once: Fleiss on what each of them labelled, the others on what two or more did",
+            ("judges", "n", "of any %", "Fleiss", "95 % CI", "n of 2", "Krippendorff", "95 % CI", "AC1"),
             [
                 (
                     *(", ".join(each.judges), f"{each.responses:,}", f"{each.share:.1f}"),
                     *_coefficient(each.fleiss),
+                    f"{each.paired:,}",
                     *_coefficient(each.krippendorff),
+                    _coefficient(each.ac1)[0],
                 )
                 for each in report.together
             ],
@@ -235,8 +239,9 @@ def _agreement_rows(pair: Pair) -> Iterator[tuple[Words, ...]]:
     """Of the three labels, and of safe against unsafe; each begins with one name of the pair."""
     agreement, three, safe = pair.agreement, "three", "safe or unsafe"
     counts = (f"{agreement.responses:,}", f"{agreement.images:,}")
-    yield (pair.first, three, *counts, *_percent(agreement.raw), *_coefficient(agreement.kappa))
-    yield (pair.second, safe, *counts, *_percent(agreement.safe_raw), *_coefficient(agreement.safe_kappa))
+    ac1 = _coefficient(agreement.ac1)[0]
+    yield (pair.first, three, *counts, *_percent(agreement.raw), *_coefficient(agreement.kappa), ac1)
+    yield (pair.second, safe, *counts, *_percent(agreement.safe_raw), *_coefficient(agreement.safe_kappa), "")
 
 
 def _percent(estimate: Estimate) -> tuple[str, str]:
@@ -293,6 +298,7 @@ def _agreement_object(agreement: Agreement) -> dict[str, object]:
         "kappa": agreement.kappa,
         "safe_agreement": agreement.safe_raw,
         "safe_kappa": agreement.safe_kappa,
+        "ac1": agreement.ac1,
     }
 
 
@@ -308,6 +314,7 @@ def _figures(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
             yield names, scope, group, "kappa", agreement.responses, agreement.kappa
             yield names, scope, group, "safe_agreement", agreement.responses, agreement.safe_raw
             yield names, scope, group, "safe_kappa", agreement.responses, agreement.safe_kappa
+            yield names, scope, group, "ac1", agreement.responses, agreement.ac1
         for each in pair.by_run:
             yield names, "run", each.run, "change", each.responses, each.change
         if pair.ranking is not None:
@@ -322,7 +329,8 @@ def _figures(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
     for every in report.together:
         names = ", ".join(every.judges)
         yield names, "all", everything, "fleiss_kappa", every.responses, every.fleiss
-        yield names, "all", everything, "krippendorff_alpha", every.responses, every.krippendorff
+        yield names, "all", everything, "krippendorff_alpha", every.paired, every.krippendorff
+        yield names, "all", everything, "gwet_ac1", every.paired, every.ac1
 
 
 _DRAWN = "Drawn by label and category, whole images; each response counts for those that it stands for."

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vlsb.analysis.differences import differences
-from vlsb.analysis.family import RateChange, changes_at_once
+from vlsb.analysis.family import FamilyChange, changes_at_once
 from vlsb.analysis.rates import holm
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
     step: int
     summary: Summary
-    change: RateChange | None = None
+    change: FamilyChange | None = None
     p_holm: float | None = None
 
     @property

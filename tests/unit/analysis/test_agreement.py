@@ -105,6 +105,48 @@ def test_fleiss_and_krippendorff_are_those_of_statsmodels_and_truescore() -> Non
     assert (together.responses, together.share) == (300, 100.0)
 
 
+def test_labels_that_some_judges_lack_count_for_alpha() -> None:
+    """Of complete responses alone alpha would be another number, from a quarter of the labels."""
+    judges = differing(8, 300, agree=0.6, judges=4)
+    dice = numpy.random.default_rng(4)
+    for labels in judges.values():
+        for place in numpy.flatnonzero(dice.random(300) < 0.3):
+            labels[place] = Outcome.NOT_JUDGED
+    ratings = [
+        [float(LABELS.index(each)) if each in LABELS else math.nan for each in labels]
+        for labels in judges.values()
+    ]
+
+    (together,) = compare_judges([run_of(judges)]).together
+
+    labelled = numpy.isfinite(ratings).sum(axis=0)
+    assert together.krippendorff.value == pytest.approx(truescore.krippendorff_alpha(ratings), abs=1e-9)
+    assert together.paired == int((labelled > 1).sum())
+    assert together.responses == int((labelled == 4).sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gwets_coefficient_is_that_of_truescore(seed: int) -> None:
+    judges = differing(seed, 200, agree=0.7)
+
+    pair = pair_of(run_of(judges))
+
+    plain = [[LABELS.index(each) for each in labels] for labels in judges.values()]
+    assert pair.agreement.ac1.value == pytest.approx(truescore.gwet_ac1(*plain), abs=1e-9)
+    report = compare_judges([run_of({**judges, "c": judges["a"]})])
+    assert report.together[0].ac1.value is not None
+
+
+def test_gwets_coefficient_stays_high_where_nearly_all_is_unsafe_and_kappa_does_not() -> None:
+    first, second = [UNSAFE] * 98 + [REFUSAL, UNSAFE], [UNSAFE] * 98 + [UNSAFE, REFUSAL]
+
+    agreement = pair_of(run_of({"a": first, "b": second})).agreement
+
+    assert agreement.kappa.value is not None
+    assert agreement.kappa.value < 0
+    assert agreement.ac1.value == pytest.approx(0.98, abs=0.001)
+
+
 def test_samples_of_one_image_do_not_narrow_an_interval() -> None:
     judges = differing(5, 200, agree=0.6, judges=3)
     thrice = {name: [label for label in labels for _ in range(3)] for name, labels in judges.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -120,8 +119,8 @@ def test_shared_images_widen_the_interval_by_their_design_effect() -> None:
 
     # By hand: n = 7, p = 3/7; residuals (8, -6, 1, -3)/7; robust = 4/3 * 110/49 / 49; simple = 12/49 / 6.
     effect = (4 / 3 * 110 / 49 / 49) / (12 / 49 / 6)
-    # Two images have the rarer label, which counts as much as the guess that an image is one sample.
-    effect += (1 - 2 / (2 + 2)) * (7 / 4 - effect)
+    # Two images have the rarer label, and ten count as much as the guess that an image is one sample.
+    effect += (1 - 2 / (2 + 10)) * (7 / 4 - effect)
     assert of.intervals["safe_rate"] == pytest.approx(wilson(3, 7, design_effect=effect))
     assert effect > 1
 
@@ -172,21 +171,20 @@ def test_shared_images_never_narrow_an_interval(found: dict[Cluster, int]) -> No
     assert high >= plain.high - 1e-9
 
 
-@given(clusters, st.integers(95, 100))
-def test_a_rate_near_1_has_no_narrower_interval_than_one_sample_an_image(
-    found: dict[Cluster, int], least: int
-) -> None:
-    found = Counter(found)
-    found[Cluster(1, 1)] += sum(found.values()) * 20 * least
-    hits = sum(each.hits * times for each, times in found.items())
-    judged = sum(each.size * times for each, times in found.items())
-    assert hits >= 0.95 * judged
+def width_of(interval: Interval) -> float:
+    return interval.high - interval.low
 
-    low, high = clustered_interval(found)
 
-    one_an_image = wilson(hits, judged, design_effect=judged / sum(found.values()))
-    assert low <= one_an_image.low + 1e-9
-    assert high >= one_an_image.high - 1e-9
+@pytest.mark.parametrize(("rare", "believed"), [(1, 0.15), (10, 0.6), (100, 0.95)])
+def test_a_rare_label_is_believed_by_how_many_images_have_it(rare: int, believed: float) -> None:
+    """Five labels an image, of which the rare one is independent: from one image alone nobody could tell."""
+    found = {Cluster(4, 5): rare, Cluster(5, 5): 2000 - rare}
+
+    width = width_of(clustered_interval(found))
+
+    hits = 10_000 - rare
+    every, one_an_image = (width_of(wilson(hits, 10_000, design_effect=effect)) for effect in (1, 5))
+    assert (one_an_image - width) / (one_an_image - every) == pytest.approx(believed, abs=0.15)
 
 
 @given(clusters)
