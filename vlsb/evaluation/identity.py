@@ -60,7 +60,7 @@ class Identities:
 
     def _manifest(self, options: RunOptions, run: Path, old: Manifest) -> Manifest | None:
         try:
-            plan = _plan(options, run, old.settings)
+            plan = _plan(options, run, old)
             if plan.data_root is not None:
                 key = plan.dataset, plan.data_root, plan.selection
                 if key not in self._data:
@@ -101,10 +101,10 @@ def judging_files(options: RunOptions, state: RunState) -> list[str] | None:
     return [entry.file for entry in entries] if all(each in stored for each in entries) else None
 
 
-def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
+def _plan(options: RunOptions, run: Path, old: Manifest) -> Plan:
     """Make the plan of `vlsb run --resume` as far as it says what is asked, without key, network or engine.
 
-    An engine is taken to be as in the `recorded` settings of the target. Judges are not local models.
+    An engine is taken to be as in the `old` settings of the target. Judges are not local models.
     Blocking. Raises VlsbError for what is wrong, and for what only the machine with the model can tell.
     """
     target, wishes = NamedTarget.of(options), engine_wishes(options)
@@ -113,13 +113,13 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
         target = replace(target, profile=profile)
     settings = target.settings(options)
     if target.is_local:
-        settings = _on_engine_as(settings, target.profile, wishes, recorded)
+        settings = _on_engine_as(settings, target.profile, wishes, old.settings)
     judges = Judges() if options.no_judge else resolve_judges(options, is_demo=options.is_demo)
     return Plan(
         directory=run,
         target=settings,
         judges=judges.setups,
-        data_root=data_root_of(options, run, is_simulated=options.is_demo),
+        data_root=data_root_of(options, run, old, is_simulated=options.is_demo),
         dataset=options.dataset,
         selection=selection_of(options),
         policy=policy_of(options),

@@ -36,7 +36,7 @@ from vlsb.models.prices import load_prices
 from vlsb.models.providers import ENGINE_URL, find_batch_api
 from vlsb.records import JUDGED, VLSBENCH, Outcome
 from vlsb.steps import in_thread, threaded
-from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
+from vlsb.store.manifest import Manifest, is_run, read_manifest, remembered_data_root, require_run
 
 # Options that a plan has as they were typed, under the same name.
 _AS_TYPED = (
@@ -114,12 +114,12 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
     Raises ConfigError or AccessError.
     """
     refuse_keys(options, environment)
-    is_simulated = False
-    if run is not None:
-        require_run(run)
-        manifest = read_manifest(run)
-        is_simulated, options = manifest.simulated, replace(options, dataset=manifest.dataset)
-    return _plan(options, environment, Problems(), run=run, is_simulated=is_simulated)
+    if run is None:
+        return _plan(options, environment, Problems(), is_simulated=False)
+    require_run(run)
+    old = read_manifest(run)
+    options = replace(options, dataset=old.dataset)
+    return _plan(options, environment, Problems(), run=run, old=old, is_simulated=old.simulated)
 
 
 def _plan(
@@ -129,12 +129,13 @@ def _plan(
     target: NamedTarget | None = None,
     *,
     run: Path | None = None,
+    old: Manifest | None = None,
     is_simulated: bool,
 ) -> Resolved:
-    """Make the plan of a session that asks a target, or that judges a run, or has judges alone. Blocking.
+    """Make the plan of a session that asks a target, judges a run, or has judges alone. Blocking.
 
-    The data set's folder, checkpoints and templates are read from disks that may take their time. Raises
-    ConfigError or AccessError.
+    `old` is the manifest of the `run` that is judged. The data set's folder, checkpoints and templates are
+    read from disks that may take their time. Raises ConfigError or AccessError.
     """
     shared: dict[str, Any] = {
         "policy": policy_of(options),
@@ -151,7 +152,7 @@ def _plan(
         directory = problems.of(lambda: directory / run_name(options, target.name), directory)
         run = directory if options.resume else None
     prices = problems.of(lambda: load_prices(options.prices), load_prices())
-    data_root = problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None)
+    data_root = problems.of(lambda: data_root_of(options, run, old, is_simulated=is_simulated), None)
     judges = Judges()
     if not options.no_judge:
         judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), judges)
@@ -214,11 +215,15 @@ def _require_batches(plan: Plan) -> None:
         raise ConfigError("--batch-again goes with --batch.")
 
 
-def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
-    """Return the data set's folder: the user's, the demo's, or that of `run`; None for the Hub's."""
+def data_root_of(
+    options: RunOptions, run: Path | None, manifest: Manifest | None = None, *, is_simulated: bool
+) -> Path | None:
+    """Return the data set's folder: the user's, the demo's, or that of `run`; None for the Hub's.
+
+    The run's manifest is read where it is not given.
+    """
     remembered = None if run is None else remembered_data_root(run)
-    manifest = None
-    if run is not None and is_run(run):
+    if manifest is None and run is not None and is_run(run):
         manifest = read_manifest(run)
     if manifest is not None and manifest.dataset != options.dataset:
         raise RunMismatchError(
