@@ -137,6 +137,10 @@ bench-calibration *args:
 bench-comparison *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.comparison "$@"
 
+# Simulate how often `vlsb gate` is wrong, and how many samples planned looks take; the table goes into benchmarks/errors.md (half an hour)
+bench-looks *args:
+    OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.looks "$@"
+
 # Simulate how often the words of comparisons, ranks and forecasts are wrong; the table goes into benchmarks/errors.md (half an hour)
 bench-inference *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.inference "$@"

@@ -118,6 +118,7 @@ def settings() -> Iterator[Setting]:
     for together in TOGETHER:
         for lost, won in AT_LIMIT:
             yield Setting(PLANNED, lost, won, together, 1)
+    yield Setting(ONCE, 2.0, 0.0, 0.0, 1)
     for looks in (ONCE, UNPLANNED):
         yield Setting(looks, 4.0, 2.0, 0.7, 1)
     for looks in (ONCE, PLANNED):
