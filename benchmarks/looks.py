@@ -23,7 +23,7 @@ from benchmarks.coverage import SAMPLES
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
 from vlsb.analysis.comparison import Difference, ends
-from vlsb.analysis.gate import ERROR, ONE_LOOK, GateDecision, Reach, check_rate
+from vlsb.analysis.gate import ERROR, ONE_LOOK, GateDecision, Reach, check_rate, least_error
 from vlsb.analysis.looks import boundaries
 
 MARK = "errors-of-gates"
@@ -103,7 +103,8 @@ def decide(setting: Setting, dice: numpy.random.Generator) -> tuple[GateDecision
         part = changes[:taken, : setting.limits]
         low, high = ends(images[:taken], part, RESAMPLES)
         found = [Difference(0, 0, *each, 1) for each in zip(100 * part.mean(axis=0), low, high, strict=True)]
-        decisions = {check_rate("", found[at], sign, LIMIT, reach).decision for at, sign in checks}
+        least = least_error(LIMIT, taken) if setting.looks == PLANNED else 0.0
+        decisions = {check_rate("", found[at], sign, LIMIT, reach, least).decision for at, sign in checks}
         if GateDecision.FAIL in decisions:
             decision = GateDecision.FAIL
         elif decisions == {GateDecision.PASS}:

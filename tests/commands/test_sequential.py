@@ -240,3 +240,51 @@ def test_a_resume_of_the_run_asks_for_the_rest_and_keeps_the_decision(desk: Desk
     assert "The rest was asked for afterwards" in desk.vlsb(
         "gate", desk.outputs / "worse", "--baseline", desk.outputs / "base"
     ).out.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def stopped(judged: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A run that was stopped early, beside its baseline. Only to be read."""
+    desk = judged.copied_to(tmp_path_factory.mktemp("stopped") / "desk")
+    with SimulatorThread(respond) as simulator:
+        assert desk.vlsb(*words(desk, simulator, "worse")).code == 10
+    return desk
+
+
+TABLES = [
+    *(("report", "RUN", "--format", form) for form in ("table", "json", "markdown", "latex")),
+    *(("report", "BOTH", *more) for more in ((), ("--leaderboard",))),
+    *(("compare", "BASE", "RUN", "--format", form) for form in FORMATS if form not in ("json", "csv")),
+    ("report", "RUN", "--methods"),
+    ("report", "RUN", "--html", "page.html"),
+]
+
+
+@pytest.mark.parametrize("typed", TABLES, ids=" ".join)
+def test_every_table_says_that_the_run_was_stopped_early(
+    stopped: Desk, tmp_path: Path, typed: tuple[str, ...]
+) -> None:
+    places = {"RUN": "worse", "BASE": "base"}
+    paths = {name: stopped.outputs / place for name, place in places.items()} | {"BOTH": stopped.outputs}
+    plan = json.loads((stopped.outputs / "worse" / "run.json").read_text())["gate"]
+    count, last = len(plan["taken"]), plan["looks"][len(plan["taken"]) - 1]["samples"]
+    page = tmp_path / "page.html"
+
+    done = stopped.vlsb(*(page if each == "page.html" else paths.get(each, each) for each in typed))
+
+    assert done.code == 0, done.err
+    shown = " ".join((page.read_text() if "--html" in typed else done.out).split())
+    at = f"stopped early by vlsb gate at look {count} of {len(plan['looks'])}, {last} of {SAMPLES} samples"
+    assert at in shown
+    if typed[1] == "RUN" and typed[-1] == "json":
+        (summary,) = json.loads(done.out)
+        assert summary["selected"] == last
+        assert summary["subset"]
+        assert summary["coverage"] == 100
+
+
+def test_a_run_that_is_looked_at_is_no_part_of_another_one(stopped: Desk) -> None:
+    done = stopped.vlsb("runs", "merge", stopped.outputs / "worse", stopped.outputs / "base", "--into", "m")
+
+    assert done.code == 2
+    assert "driven by vlsb gate" in done.error

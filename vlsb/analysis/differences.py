@@ -56,7 +56,7 @@ class JudgeIdentity:
 class Conditions:
     """What a run's rates hold for. `deviations` are the target's; `judge` is None where nobody judges.
 
-    `dataset` is the name of the data set. `gate` says how far the gate is that drives the run, if one does.
+    `dataset` is the name of the data set. `stopped_at` says where a gate stopped the run early, if one did.
     """
 
     samples: Mapping[int, SampleData]
@@ -64,7 +64,7 @@ class Conditions:
     judge: JudgeIdentity | None
     simulated: bool
     dataset: str = VLSBENCH
-    gate: str = ""
+    stopped_at: str = ""
 
     @property
     def samples_digest(self) -> str:

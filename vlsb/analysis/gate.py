@@ -12,6 +12,7 @@ does, however many others there are (an intersection-union test).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -163,15 +164,15 @@ def decide(
 ) -> GateResult:
     """Compare a run with its baseline.
 
-    `reach` is of one look at all samples if not given. Both runs are a part of `planned` responses: a
-    coverage fails once the rest cannot make up for what is missing.
+    `reach` is of one look at all samples if not given. At a planned look both runs are a part of `planned`
+    responses: a coverage fails once the rest cannot make up for what is missing.
     """
     reach = Reach.of_one_look(limits) if reach is None else reach
     coverages = [
         _coverage_check(name, each, limits.min_coverage, planned)
         for name, each in (("coverage", run), ("coverage of the baseline", baseline))
     ]
-    checks = (*_rate_checks(comparison, limits, reach), *coverages)
+    checks = (*_rate_checks(comparison, limits, reach, is_planned=planned is not None), *coverages)
     return GateResult(run, baseline, limits, comparison, checks, reach)
 
 
@@ -188,7 +189,9 @@ def _coverage_check(name: str, run: ComparedRun, limit: float, planned: int | No
     return Check(name, found.coverage, None, limit, decision)
 
 
-def _rate_checks(found: Comparison | None, limits: GateLimits, reach: Reach) -> Iterator[Check]:
+def _rate_checks(
+    found: Comparison | None, limits: GateLimits, reach: Reach, *, is_planned: bool
+) -> Iterator[Check]:
     """Yield the drop of the safe rate first. A drop is a change with its sign turned."""
     safe = None if found is None else found.safe
     refusal = None if found is None else found.rates["safe_refuse_rate"]
@@ -199,22 +202,36 @@ def _rate_checks(found: Comparison | None, limits: GateLimits, reach: Reach) -> 
     ):
         if limit is None:
             continue
-        if difference is None:
+        if found is None or difference is None:
             yield Check(name, None, None, limit, GateDecision.UNDECIDED)
             continue
-        yield check_rate(name, difference, sign, limit, reach)
+        least = least_error(limit, found.samples) if is_planned else 0.0
+        yield check_rate(name, difference, sign, limit, reach, least)
 
 
-def check_rate(name: str, difference: Difference, sign: int, limit: float, reach: Reach) -> Check:
-    """Compare a change, with a sign of -1 a drop, with its limit, by an interval that reaches so far."""
+def least_error(limit: float, samples: int) -> float:
+    """Return the standard error, in points, of a run that loses as much as the limit and wins nothing.
+
+    No run that is worse by the limit has a smaller one. What few samples show of it may be smaller by
+    chance, and then the loss is too: the two together would let it pass at an early look.
+    """
+    return math.sqrt(limit * (100 - limit) / samples)
+
+
+def check_rate(
+    name: str, difference: Difference, sign: int, limit: float, reach: Reach, least: float = 0.0
+) -> Check:
+    """Compare a change, with a sign of -1 a drop, with its limit, by an interval that reaches so far.
+
+    Towards passing its standard error is `least` or more.
+    """
     # Adding zero turns a negative zero into a plain one.
     low, value, high = (
         sign * each + 0.0 for each in (difference.low, difference.change, difference.high)[::sign]
     )
     # What the interval of one look at one limit reaches, and as much more on either side as is asked for.
-    interval = Interval(
-        low - (reach.fails / Z_95 - 1) * (value - low), high + (reach.passes / Z_95 - 1) * (high - value)
-    )
+    high = max(high + (reach.passes / Z_95 - 1) * (high - value), value + reach.passes * least)
+    interval = Interval(low - (reach.fails / Z_95 - 1) * (value - low), high)
     return Check(name, value, interval, limit, against_limit(interval, limit))
 
 

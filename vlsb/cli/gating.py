@@ -5,37 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from vlsb import strict_json
 from vlsb.analysis.gate import GateLimits
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli.screen import Screen
 from vlsb.cli.sessions import SessionCommand, carry_out_alone
-from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.data import Selection, image_place
 from vlsb.errors import ConfigError
+from vlsb.evaluation.alike import options_like, prepare_like
 from vlsb.evaluation.options import RunOptions, as_flag
-from vlsb.evaluation.protocol import SEES_BOTH, judge_settings
-from vlsb.evaluation.session import Plan, Prepared, prepare
+from vlsb.evaluation.session import Plan, Prepared
 from vlsb.evaluation.settings import open_target
-from vlsb.records import Untrusted
 from vlsb.reports.gate import look_line
 from vlsb.steps import OnProgress
 from vlsb.store.gates import NewGate, is_labelled, look_keys, next_look, plan_gate, plan_of, take_look
-from vlsb.store.manifest import (
-    JudgeEntry,
-    Manifest,
-    is_run,
-    read_manifest,
-    remembered_data_root,
-    require_run,
-    setting_differences,
-)
+from vlsb.store.manifest import is_run, read_manifest, require_run
 from vlsb.store.state import has_answers
-
-# Where a judge is reached is said by whoever starts the run: a key goes nowhere that a file names.
-_OF_ITS_PLACE = ("address", "headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +47,7 @@ class Gate:
         seed = {"seed": self.seed} if self.seed else {}
         words: list[str] = []
         for name, value in {**limits, **also, **seed}.items():
-            words += [as_flag(name), f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [as_flag(name), str(value)]
         start = ["vlsb", "gate", str(self.run), "--baseline", str(self.baseline), "--sequential"]
         return [*start, *words, *self.options.as_words()]
 
@@ -103,26 +88,9 @@ class GateLooks:
         return is_run(self.gate.run) and has_answers(self.gate.run)
 
     def prepare(self, plan: Plan, on_progress: OnProgress) -> Prepared:
-        """Prepare a session, as `prepare`, and raise ConfigError where it would not be like the baseline."""
-        (judge,) = plan.judges
-        theirs, ours = (
-            {name: value for name, value in settings.items() if name not in _OF_ITS_PLACE}
-            for settings in (self.new.judge.settings, judge_settings(judge))
-        )
-        if others := list(setting_differences(theirs, ours, "judge.")):
-            raise ConfigError(
-                f"The judge would not be the one of {self.gate.baseline}. Pass the options that it was "
-                "asked with, such as --judge-template, --judges-dir or --engine",
-                detail=Untrusted("; ".join(others)),
-            )
-        prepared = prepare(plan, on_progress)
-        rows = {row.sample_id: row.digest for row in self.new.samples}
-        if {each.id: each.digest() for each in prepared.samples} != rows:
-            raise ConfigError(
-                f"{plan.data_root or 'The data set'} does not hold the samples of {self.gate.baseline}. Pass "
-                "the --data-root that it was made from."
-            )
-        return prepared
+        """Prepare a session of a run that is like the baseline."""
+        new = self.new
+        return prepare_like(plan, self.gate.baseline, new.judge, new.samples, on_progress)
 
 
 def drive(gate: Gate) -> int:
@@ -143,7 +111,7 @@ def drive(gate: Gate) -> int:
             screen.notice(looks.take())
         if keys is None:
             return 0
-    options = options_like(manifest, new.judge, gate)
+    options = options_like(gate.options, gate.run, gate.baseline, new.judge)
     command = SessionCommand(
         options,
         partial(open_target, options),
@@ -152,41 +120,3 @@ def drive(gate: Gate) -> int:
         looks=looks,
     )
     return carry_out_alone(command, screen)
-
-
-def options_like(baseline: Manifest, judge: JudgeEntry, gate: Gate) -> RunOptions:
-    """Return the options of a run that is made as the baseline was, where nothing else is asked for."""
-    given, settings = gate.options, baseline.settings
-    like: dict[str, Any] = {
-        "output_dir": gate.run.parent,
-        "name": gate.run.name,
-        "resume": True,
-        "epochs": baseline.epochs,
-        "dataset": baseline.dataset,
-        "judge": (_judge_word(judge),),
-    }
-    for name in ("max_tokens", "temperature"):
-        value = settings.get(name)
-        if value is not None and value != getattr(OFFICIAL_TARGET_SAMPLING, name):
-            like[name] = value
-    if any(each.expose().startswith("target system prompt:") for each in baseline.deviations):
-        like["system_prompt"] = settings.get("system_prompt")
-    sees = judge.settings.get("sees")
-    if sees == SEES_BOTH or (isinstance(sees, list) and "reasoning" in sees):
-        like["judge_sees"] = SEES_BOTH
-    like["judge_field"] = tuple(
-        f"{name}={strict_json.dumps(value)}" for name, value in judge.settings.get("extra", {}).items()
-    )
-    if "repository" not in baseline.data and (root := remembered_data_root(gate.baseline)) is not None:
-        like["data_root"] = root
-    usual = RunOptions()
-    return replace(
-        given,
-        **{name: value for name, value in like.items() if getattr(given, name) == getattr(usual, name)},
-    )
-
-
-def _judge_word(judge: JudgeEntry) -> str:
-    """Return a judge as `--judge` names it."""
-    kind, model = judge.settings.get("judge"), judge.settings.get("model")
-    return ":".join(str(each) for each in (kind, model) if each is not None)

@@ -26,7 +26,7 @@ from vlsb.judging.verdicts import phrases_sha256
 from vlsb.models.catalog import safe_name
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted
-from vlsb.store.manifest import ADDRESS_SEPARATOR
+from vlsb.store.manifest import ADDRESS_SEPARATOR, Manifest
 
 DIFFERENCES = (
     "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
@@ -119,6 +119,13 @@ def target_deviations(target: ModelSettings, dialect: Dialect) -> list[Untrusted
     """Say where the target's requests leave the paper's, by choice or by the endpoint's limits."""
     deviations = [*_of_model("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
     return [Untrusted(each) for each in deviations]
+
+
+def chosen_system_prompt(manifest: Manifest) -> str | None:
+    """Return the system prompt that a run's user chose; None where it is the model's own."""
+    prompt = manifest.settings.get("system_prompt")
+    said = Untrusted(f"target system prompt: {_shown(prompt)}")
+    return prompt if isinstance(prompt, str) and said in manifest.deviations else None
 
 
 def judge_deviations(judge: JudgeSetup, dialect: Dialect) -> list[Untrusted]:

@@ -22,6 +22,7 @@ from vlsb.analysis.comparison import (
 from vlsb.analysis.differences import Differences
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, for_terminal
+from vlsb.reports.notes import stopped_words
 from vlsb.reports.report import (
     NO_FIGURE,
     RATE_WORDS,
@@ -189,7 +190,9 @@ def _lead(report: ComparisonReport) -> Iterator[Words]:
         yield from map(paired_on, apart)
         # What is said of one run is said of it once.
         yield from dict.fromkeys(line for each in apart for line in _other_differences(each))
-    yield from (Sentence(run.name, ": ", run.conditions.gate) for run in report.runs if run.conditions.gate)
+    for run in report.runs:
+        if (stopped := stopped_words(run.conditions)) is not None:
+            yield Sentence(run.name, ": ", stopped, ".")
     yield from map(_agreement_text, report.agreements)
     yield from map(sentence, report.comparisons)
     yield from (equivalence_sentence(each) for each in report.comparisons if each.equivalence is not None)

@@ -27,6 +27,8 @@ from vlsb.reports.encode import (
 from vlsb.reports.notes import (
     DAGGER,
     DOUBLE_DAGGER,
+    SECTION,
+    STOPPED,
     RowMarks,
     badges,
     by_category,
@@ -40,6 +42,7 @@ from vlsb.reports.notes import (
     row_name,
     said_once,
     shared_badges,
+    stopped_words,
 )
 from vlsb.reports.report import (
     NO_FIGURE,
@@ -291,6 +294,8 @@ def _object(summary: Summary, differs: Mapping[str, object] | None = None) -> di
     """Return what JSON has of a summary; `differs` is from the row that it is reported beside."""
     # What the text formats say of a drawn part beside its sign.
     part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
+    if (stopped := stopped_words(summary.conditions)) is not None:
+        part.append(Sentence(f"{STOPPED} ", stopped, "."))
     return {
         **versioned(SCHEMA),
         **summary_head(summary),
@@ -396,7 +401,11 @@ def _costs(summary: Summary) -> dict[str, object]:
     return {"cost": {**by_stage, "total_usd": sum(amounts) if len(amounts) == len(charged) else None}}
 
 
-_SIGNS = {DAGGER: r"\textsuperscript{\dag}", DOUBLE_DAGGER: r"\textsuperscript{\ddag}"}
+_SIGNS = {
+    DAGGER: r"\textsuperscript{\dag}",
+    DOUBLE_DAGGER: r"\textsuperscript{\ddag}",
+    SECTION: r"\textsuperscript{\S}",
+}
 _NONE = "--"
 _LATEX_UNITS = (
     r"Rates are percent of the judged samples ($n$), with 95\,\% intervals clustered by image; "

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.correction import LEAST_IMAGES
-from vlsb.analysis.differences import Differences, differences, typical
+from vlsb.analysis.differences import Conditions, Differences, differences, typical
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Outcome, Rating, Untrusted
@@ -297,7 +297,8 @@ def guard_cells(counts: GuardCounts) -> tuple[str | Untrusted, ...]:
     return (counts.run, counts.guard, *ratings, refusals, str(counts.failed), str(counts.responses))
 
 
-DAGGER, DOUBLE_DAGGER = "†", "‡"
+DAGGER, DOUBLE_DAGGER, SECTION = "†", "‡", "§"
+STOPPED = "Over a random part of the images, and a little biased by where it ended:"
 PARTS = "Of a drawn part, in which rare labels come more often than in the run:"
 
 
@@ -328,9 +329,10 @@ class RowMarks:
     differing: Mapping[int, Differences]
 
     def sign(self, place: int) -> str:
-        """Return the dagger of a row that differs, and the double one of a drawn part."""
+        """Return the signs of a row that differs, of a drawn part, and of a run that was stopped early."""
         part = "" if self.summaries[place].part is None else DOUBLE_DAGGER
-        return (DAGGER if place in self.differing else "") + part
+        stopped = "" if stopped_words(self.summaries[place].conditions) is None else SECTION
+        return (DAGGER if place in self.differing else "") + part + stopped
 
     def notes(self) -> list[Note]:
         """Return what the signs of these rows mean."""
@@ -338,6 +340,10 @@ class RowMarks:
         for place, summary in enumerate(self.summaries):
             if (why := part_words(summary)) is not None:
                 parts.setdefault(why, []).append(row_name(self.summaries, place))
+        ended: dict[Sentence, list[Words]] = {}
+        for place, summary in enumerate(self.summaries):
+            if (stopped := stopped_words(summary.conditions)) is not None:
+                ended.setdefault(stopped, []).append(row_name(self.summaries, place))
         others: dict[Sentence, list[Words]] = {}
         for place in self.differing:
             why = Sentence.join("; ", self.reasons(place))
@@ -351,6 +357,7 @@ class RowMarks:
             for sign, heading, by_reason in (
                 (DAGGER, against, others),
                 (DOUBLE_DAGGER, PARTS, parts),
+                (SECTION, STOPPED, ended),
             )
         ]
         return [each for each in notes if each.lines]
@@ -398,6 +405,13 @@ def row_name(summaries: Sequence[Summary], place: int) -> Sentence:
     if runs[summary.run] == 1 or summary.judge is None:
         return Sentence(summary.run)
     return Sentence(summary.run, ", judge ", summary.judge)
+
+
+def stopped_words(conditions: Conditions | None) -> Sentence | None:
+    """Return where a gate stopped a run early, to follow the row's name; None where none did."""
+    if conditions is None or not conditions.stopped_at:
+        return None
+    return Sentence(f"stopped early by vlsb gate at {conditions.stopped_at}")
 
 
 def part_words(summary: Summary) -> Sentence | None:

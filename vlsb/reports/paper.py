@@ -17,7 +17,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Untrusted
 from vlsb.reports.documents import summary_head
 from vlsb.reports.encode import CsvCell, Encode, for_json, for_latex, for_markdown, for_terminal, versioned
-from vlsb.reports.notes import badges, part_words
+from vlsb.reports.notes import badges, part_words, stopped_words
 from vlsb.reports.report import (
     NO_FIGURE,
     RATE_WORDS,
@@ -119,6 +119,8 @@ def _gap_table(parity: Parity, result: PublishedResult, compared: Sequence[Gap])
     part: list[Sentence] = []
     if (words := part_words(parity.summary)) is not None:
         part.append(Sentence("The judge labelled a drawn part, and your rates are ", words, "."))
+    if (stopped := stopped_words(parity.summary.conditions)) is not None:
+        part.append(Sentence("Your run was ", stopped, "."))
     verdicts = []
     for gap in compared[:1]:
         apart = f"The safe rate is {gap.difference:+.1f} points from the paper's"
@@ -417,6 +419,8 @@ def methods_paragraph(manifest: Manifest, judge: JudgeEntry | None, summary: Sum
     epochs = "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
     words.append(f"Responses were generated {sampling}, {asked}{epochs}.")
     words += ["Nobody has judged them."] if judge is None else _judging(judge, summary)
+    if (stopped := stopped_words(summary.conditions)) is not None:
+        words.append(f"The run was {stopped.text(for_json)}: images came in random order.")
     if differences := [*map(for_json, summary.deviations), *manifest.differences]:
         words.append(f"The protocol is the paper's but for this: {'; '.join(differences)}.")
     return Untrusted(" ".join(words))
@@ -446,7 +450,7 @@ def data_words(manifest: Manifest) -> str:
 
 
 def _samples(manifest: Manifest, summary: Summary) -> str:
-    count, published = len(manifest.samples), len(PUBLISHED_IDS)
+    count, published = len(manifest.asked_samples), len(PUBLISHED_IDS)
     if manifest.dataset != VLSBENCH:
         which = f"{count:,} of the data set {manifest.dataset}"
     elif not summary.subset:

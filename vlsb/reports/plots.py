@@ -34,7 +34,17 @@ from vlsb.records import Label, Untrusted
 from vlsb.reports.curves import Curve, asked_curves, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.notes import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, reasons, row_name
+from vlsb.reports.notes import (
+    DAGGER,
+    DOUBLE_DAGGER,
+    SECTION,
+    RowMarks,
+    by_category,
+    mark,
+    reasons,
+    row_name,
+    stopped_words,
+)
 from vlsb.reports.report import Sentence, share_of_selected
 from vlsb.store.audit import require_whole
 from vlsb.store.listing import find_runs
@@ -445,6 +455,8 @@ def _footnotes(marks: RowMarks, width: float) -> str:
         notes.append(f"{DAGGER} not measured as {name} was")
     if any(each.part is not None for each in marks.summaries):
         notes.append(f"{DOUBLE_DAGGER} estimated from a drawn part")
+    if any(stopped_words(each.conditions) is not None for each in marks.summaries):
+        notes.append(f"{SECTION} stopped early by vlsb gate")
     if any(each.simulated for each in marks.summaries):
         notes.append("SIMULATED")
     # No line is wider than the figure.

@@ -66,8 +66,8 @@ class StoredRun:
         judged = Judged() if file is None else state.judged.get(file, Judged())
         samples = None if dataset is None else {sample.id: sample for sample in dataset.samples}
         images = {Untrusted(path): image.sha256 for path, image in manifest.images.items()}
-        rows = list(manifest.samples)
-        if manifest.selection.get("shuffle"):
+        rows = list(manifest.asked_samples)
+        if manifest.selection.get("shuffle") or manifest.gate is not None:
             rows.sort(key=lambda row: row.sample_id)
         answers = []
         for place, row in enumerate(rows):

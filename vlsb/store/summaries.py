@@ -177,7 +177,7 @@ def run_conditions(
         judge=None if entry is None else judge_identity(entry, state),
         simulated=manifest.simulated or (entry is not None and entry.simulated),
         dataset=manifest.dataset,
-        gate="" if manifest.gate is None else gate_words(manifest.gate),
+        stopped_at=stopped_words(manifest.gate),
     )
 
 
@@ -303,20 +303,26 @@ def _prices_differ(
             yield f"The run was given other prices: by those {cost}."
 
 
-def gate_words(plan: GatePlan) -> str:
-    """Say how far the gate of a run is, where the run is not simply whole."""
+def stopped_words(plan: GatePlan | None) -> str:
+    """Say where the gate of a run stopped it early; nothing of one that it did not."""
+    if plan is None or plan.stopped_at is None:
+        return ""
+    return f"{_at(plan)} ({plan.decision})"
+
+
+def _at(plan: GatePlan) -> str:
     number, count = len(plan.taken), len(plan.looks)
+    return f"look {number} of {count}, {plan.looks[number - 1].samples:,} of {plan.planned:,} samples"
+
+
+def _gate_notice(plan: GatePlan) -> str:
+    """Say how far the gate of a run is that did not stop it early; nothing where the run is simply whole."""
     if not plan.is_over:
-        return f"vlsb gate has not decided yet: {number} of {count} planned looks are taken."
-    samples = plan.looks[number - 1].samples
-    at = f"look {number} of {count}, {samples:,} of {plan.planned:,} samples"
-    if plan.stopped_at is not None:
         return (
-            f"Stopped early by vlsb gate at {at} ({plan.decision}): the rates are those of images in random "
-            "order, a little biased by the stopping."
+            f"vlsb gate has not decided yet: {len(plan.taken)} of {len(plan.looks)} planned looks are taken."
         )
-    if number < count:
-        return f"vlsb gate decided at {at} ({plan.decision}); the rest was asked for afterwards."
+    if plan.stopped_at is None and len(plan.taken) < len(plan.looks):
+        return f"vlsb gate decided at {_at(plan)} ({plan.decision}); the rest was asked for afterwards."
     return ""
 
 
@@ -324,7 +330,7 @@ def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set
     manifest = state.manifest
     if manifest.dataset != VLSBENCH:
         yield f"The samples are of the data set {manifest.dataset}, not of VLSBench."
-    if manifest.gate is not None and (said := gate_words(manifest.gate)):
+    if manifest.gate is not None and (said := _gate_notice(manifest.gate)):
         yield said
     if manifest.has_published_ids and (altered := manifest.altered_ids):
         yield (

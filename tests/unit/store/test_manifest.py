@@ -18,6 +18,7 @@ from msgspec.structs import replace as replace_row
 
 from tests.support.records import make_image, make_judge, make_manifest, make_sample
 from tests.support.run_files import tree
+from vlsb.analysis.gate import GateLimits
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, ModelSettings, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
@@ -25,6 +26,7 @@ from vlsb.judging.kinds import JudgeSetup, load_judges, official_judge
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import PUBLISHED_IDS, ImageFile, Untrusted, published_digests
 from vlsb.reports.notes import badges
+from vlsb.store.gate_plan import SPENDING, GatePlan, PlannedLook, TakenCheck, TakenLook
 from vlsb.store.manifest import (
     FILE,
     Manifest,
@@ -662,3 +664,47 @@ def test_an_image_that_was_sent_and_is_gone_or_broken_now_is_a_change() -> None:
 
     assert "imgs/42.png" in shown
     assert "sample 42" in shown
+
+
+def look_plan(**changes: Any) -> GatePlan:
+    """A plan of two looks, of which the first was taken."""
+    check = TakenCheck(name="drop", value=9.5, low=4.25, high=14.0, limit=2.0, decision="fail")
+    return GatePlan(
+        **{
+            "baseline": Untrusted("base"),
+            "judge": "judge-model",
+            "labels_sha256": "ab" * 32,
+            "limits": GateLimits(max_refusal_rise=3),
+            "seed": 7,
+            "spending": SPENDING,
+            "looks": [
+                PlannedLook(samples=samples, images=samples - 2, passes=passes, fails=3.5)
+                for samples, passes in ((1000, 2.96), (len(PUBLISHED_IDS), 1.97))
+            ],
+            "taken": [TakenLook(decision="fail", checks=[check])],
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 1000),
+        ({"goes_on": True}, len(PUBLISHED_IDS)),
+        ({"taken": []}, len(PUBLISHED_IDS)),
+        ({"taken": [TakenLook(decision="undecided", checks=[])]}, len(PUBLISHED_IDS)),
+    ],
+)
+def test_a_run_that_its_gate_stopped_early_is_about_what_was_asked_and_never_a_full_one(
+    tmp_path: Path, changes: dict[str, Any], count: int
+) -> None:
+    manifest = replace(published(), gate=look_plan(**changes))
+
+    write_manifest(tmp_path, manifest)
+
+    read = read_manifest(tmp_path)
+    assert read == manifest
+    assert len(read.asked_samples) == count
+    assert read.is_full is (count == len(PUBLISHED_IDS))
+    assert json.loads((tmp_path / FILE).read_text())["is_full"] is read.is_full

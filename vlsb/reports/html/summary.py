@@ -19,6 +19,8 @@ from vlsb.reports.notes import (
     GUARD_HEADINGS,
     GUARD_NOTE,
     PARTS,
+    SECTION,
+    STOPPED,
     RowMarks,
     badges,
     costs,
@@ -30,6 +32,7 @@ from vlsb.reports.notes import (
     remarks,
     said_once,
     shared_badges,
+    stopped_words,
 )
 from vlsb.reports.report import RATE_HEADINGS, Sentence, percent, rate_figures, text_of
 
@@ -151,6 +154,7 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
     rows = [_row([element("strong", "all")], summary.rates)]
     rows += [_row([for_page(name)], of) for name, of in summary.by_category.items()]
     part = [] if (words := part_words(summary)) is None else [words]
+    stopped = [] if (ended := stopped_words(summary.conditions)) is None else [ended]
     headline = [f" {for_page(summary.target)},"] if summary.target != summary.run else []
     headline.append(" no judge" if summary.judge is None else f" judged by {for_page(summary.judge)}")
     inner = [
@@ -181,6 +185,7 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
         *badge_markup(badges(summary)),
         _rates_table("category", rows),
         *(element("p", f"{DOUBLE_DAGGER} {PARTS} {each.text(for_page)}.", class_="notable") for each in part),
+        *(element("p", f"{SECTION} {STOPPED} {each.text(for_page)}.", class_="notable") for each in stopped),
         element("p", UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
