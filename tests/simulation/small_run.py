@@ -7,22 +7,23 @@ one right end. The words of an answer say which session asked for it.
 from __future__ import annotations
 
 import gc
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import vlsb.api
 from tests.simulation.faults import ANSWERS
 from tests.simulation.history import BATCH_HOST, HOST, KEY_VARIABLE, set_environment, write_data
-from tests.simulation.provider import Provider
+from tests.simulation.provider import HAS_SDK, Provider
 from tests.simulation.world import World, quietly
 from tests.support.endpoint import sample_of
 from vlsb.errors import VlsbError
 from vlsb.records import Outcome
-from vlsb.simulator import Action, Request, Simulator, answer, blocked, error, verdict
+from vlsb.simulator import Action, BatchPlan, Request, Simulator, answer, blocked, error, verdict
 
 JUDGES = ("j", "k")
 RUN = "r"
@@ -161,8 +162,12 @@ def enter(directory: Path) -> SmallRun:
     """Make a run that has not begun in a folder, and this process one that is used to small runs."""
     set_environment()
     run = SmallRun(directory / "home", write_data(directory))
-    # The first session imports what the program imports late; later collections do not walk all of that.
+    # The first sessions import what the program imports late; later collections do not walk all of that.
     run.session(0)
+    if HAS_SDK:
+        provider = Provider((), random.Random("provider"))
+        provider.let_all(BatchPlan(polls=1))
+        replace(run, home=directory / "by batch", provider=provider).session(0)
     gc.collect()
     gc.freeze()
     return run
