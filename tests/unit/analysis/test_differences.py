@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -62,6 +63,7 @@ def test_deviations_that_both_have_are_none_between_them() -> None:
 
     assert found.aspects == (Aspect.PROTOCOL,)
     assert (found.deviations_first, found.deviations_second) == ((), (WARMER,))
+    assert differences(replace(RUN, deviations=RUN.deviations | {WARMER}), RUN).deviations_first == (WARMER,)
 
 
 def test_another_judge_is_named_and_says_its_own_deviations() -> None:
@@ -115,3 +117,9 @@ def test_digests_follow_rows_and_settings_and_nothing_else() -> None:
     assert renamed.digest == JUDGE.digest
     assert replace(RUN, samples={}).samples_digest != RUN.samples_digest
     assert replace(JUDGE, settings={"model": '"gpt-4o"'}).digest != JUDGE.digest
+
+
+def test_anybody_can_compute_the_digest_of_a_runs_samples() -> None:
+    two = replace(RUN, samples={7: SampleData("row b", None), 3: SampleData("row a", "image")})
+
+    assert two.samples_digest == hashlib.sha256(b"3 row a\n7 row b\n").hexdigest()
