@@ -94,7 +94,7 @@ def test_a_simulation_stores_its_cells_and_is_shown_on_a_page(
     assert "old" not in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference"])
+@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "plans"])
 def test_a_page_shows_the_simulation_that_is_stored(name: str) -> None:
     pytest.importorskip("scipy", reason="needs the group `extras`")
     simulation: Simulation = importlib.import_module(f"benchmarks.{name}").SIMULATION
