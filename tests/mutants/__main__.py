@@ -62,7 +62,7 @@ def fates(
 
 def judge(module: Module, *, at_once: int, within_s: float) -> tuple[Module, list[str]]:
     """Return a module as it was found now, and what is wrong with what the list says of it."""
-    began = time.monotonic()
+    began, digest = time.monotonic(), module.digest()
     code, mutants = plant(Path(module.path), (PROJECT / module.path).read_text("utf-8"))
     ends = fates(module, code, mutants, at_once=at_once, within_s=within_s)
     untried = {each[1:] for each in mutants if each.name not in ends}
@@ -74,7 +74,7 @@ def judge(module: Module, *, at_once: int, within_s: float) -> tuple[Module, lis
         for each in mutants
         if ends.get(each.name) == "survived"
     ]
-    found = module._replace(mutants=len(mutants), survivors=survivors, measured=module.digest())
+    found = module._replace(mutants=len(mutants), survivors=survivors, measured=digest)
     late = sum(end == "late" for end in ends.values())
     print(
         f"{module.path}: {len(ends)} mutants tried, {len(survivors)} survived, {late} ran too long, "

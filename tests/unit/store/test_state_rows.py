@@ -559,10 +559,11 @@ def test_every_file_of_a_run_is_read_and_its_end_known(run: Path) -> None:
     assert all(end.torn_at is None and not end.lacks_newline for end in state.ends.values())
 
 
-def test_only_what_an_endpoint_answered_locks_the_settings_of_a_run(run: Path) -> None:
+def test_only_what_an_endpoint_answered_or_charged_locks_the_settings_of_a_run(run: Path) -> None:
     response = make_response(0)
     assert not has_answers(run)
-    write(run / FAILURES, *failed([(make_failure(0), None)]))
+    unpaid = make_failure(0, usage=Usage())
+    write(run / FAILURES, *failed([(unpaid, None)]))
     write(run / RESPONSES)
     write(run / VERDICTS / JUDGE)
     assert not has_answers(run)
@@ -575,8 +576,9 @@ def test_only_what_an_endpoint_answered_locks_the_settings_of_a_run(run: Path) -
         write(path, record)
         assert has_answers(run)
         path.unlink()
-    write(run / FAILURES, *failed([(make_failure(0), None), (make_failure(1, Outcome.TARGET_EMPTY), None)]))
-    assert has_answers(run)
+    for locks in (make_failure(1, Outcome.TARGET_EMPTY, usage=Usage()), make_failure(1, usage=Usage(3, 0))):
+        write(run / FAILURES, *failed([(unpaid, None), (locks, None)]))
+        assert has_answers(run)
     (run / FAILURES).write_text("what nobody can read\n")
     assert has_answers(run)
 
