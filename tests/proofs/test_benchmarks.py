@@ -74,7 +74,7 @@ def test_a_benchmark_runs_stores_its_result_and_is_shown(
     assert report.RENDER[name](stored) in shown
 
 
-@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "plans"])
+@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "looks", "plans"])
 def test_a_simulation_stores_its_cells_and_is_shown_on_a_page(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
