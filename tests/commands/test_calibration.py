@@ -121,7 +121,8 @@ def test_the_part_says_how_far_the_judge_is_and_what_the_rest_costs(desk: Desk) 
     (pair,) = agreed["pairs"]
     assert pair["is_weighted"]
     kappa = pair["kappa"]
-    assert f"{kappa['value']:.3f}   [{kappa['low']:.2f}, {kappa['high']:.2f}]" in done.out
+    figures = f"{kappa['value']:.3f} [{kappa['low']:.2f}, {kappa['high']:.2f}]"
+    assert figures in " ".join(done.out.split())
     found = re.search(r"safe_rate +(\S+) +(\S+) +(\S+) +\[(\S+), (\S+)\]", done.out)
     assert found is not None, done.out
     now, expected, change, low, high = map(float, found.groups())

@@ -1,4 +1,4 @@
-"""Driving a run look by look for `vlsb gate --sequential`: what is asked, when to stop, how to go on."""
+"""Driving a run look by look, as the option `--sequential` asks: what is asked, when to stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vlsb.store.state import has_answers
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What `vlsb gate --sequential` was asked to do; `options` are those of the target, as typed."""
+    """What a gate with `--sequential` was asked to do; `options` are those of the target, as typed."""
 
     run: Path
     baseline: Path
