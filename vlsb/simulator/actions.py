@@ -50,7 +50,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """Send the whole reply in small pieces, with a pause after each."""
+    """Send the whole reply in small pieces, with a pause between two: after the last one it is over."""
 
     reply: Reply
     bytes_per_chunk: int
@@ -238,8 +238,9 @@ async def _pieces(action: Action) -> AsyncGenerator[bytes, None]:
             await asyncio.sleep(action.reply.delay_s)
             data = wire(action.reply)
             for start in range(0, len(data), action.bytes_per_chunk):
+                if start:
+                    await asyncio.sleep(action.interval_s)
                 yield data[start : start + action.bytes_per_chunk]
-                await asyncio.sleep(action.interval_s)
         case Raw():
             yield action.data
         case Endless():

@@ -146,6 +146,15 @@ def test_a_drip_sends_everything_slowly():
     assert time.monotonic() - started >= 0.02 * (len(SMALL_WIRE) // 30)
 
 
+def test_a_drip_is_over_with_its_last_byte():
+    """The next request on the connection waits for no further pause."""
+    drip = Drip(SMALL, len(SMALL_WIRE), 3600.0)
+    with SimulatorThread(lambda _: drip) as simulator, connect(simulator) as client:
+        replies = [client.post(PATH, json=target_body()) for _ in range(2)]
+
+    assert [reply.json() for reply in replies] == [{"a": 1}, {"a": 1}]
+
+
 def test_a_delay_comes_before_the_first_byte():
     started = time.monotonic()
 
