@@ -149,8 +149,8 @@ def test_a_drip_sends_everything_slowly():
 def test_a_drip_is_over_with_its_last_byte():
     """The next request on the connection waits for no further pause."""
     drip = Drip(SMALL, len(SMALL_WIRE), 3600.0)
-    with SimulatorThread(lambda _: drip) as simulator, connect(simulator) as client:
-        replies = [client.post(PATH, json=target_body()) for _ in range(2)]
+    with SimulatorThread(lambda _: drip) as simulator, httpx.Client(base_url=simulator.base_url) as client:
+        replies = [client.post("/chat/completions", json=target_body(), timeout=30.0) for _ in range(2)]
 
     assert [reply.json() for reply in replies] == [{"a": 1}, {"a": 1}]
 
