@@ -36,8 +36,7 @@ class Simulation:
         """The page with the tables of this result."""
         facts = result["facts"]
         said = (
-            f"{result['replicates']:,} replicates a row or more, seed {result['seed']} "
-            f"(`just bench-{self.name}`), "
+            f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-{self.name}`), "
             f"{facts['date']}, commit {facts['commit']}."
         )
         return report.between(page, self.mark, f"{said}\n\n{self.render(result)}")
