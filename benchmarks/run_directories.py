@@ -65,7 +65,7 @@ def _write(root: Path, samples: int) -> None:
         output_dir=root / "runs",
         name=str(samples),
     )
-    prepared = prepare(asyncio.run(resolve_run(options, {})).plan)
+    prepared = prepare(asyncio.run(resolve_run(options, {}, print)).plan)
     store = prepared.open_store()
     draws = random.Random(samples)
     store.add_event("session_started", pending=len(prepared.samples), judge=store.judges[0], only_judge=False)
