@@ -21,8 +21,8 @@ from benchmarks.coverage import IMAGES, SAMPLES
 from benchmarks.processes import ROOT
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
-from vlsb.analysis.comparison import PairedShares, exact_mcnemar, rate_differences, stuart_maxwell
 from vlsb.analysis.gate import GateDecision, against_limit
+from vlsb.analysis.paired import PairedShares, exact_mcnemar, rate_differences, stuart_maxwell
 from vlsb.analysis.rates import Interval
 
 MARK = "errors-of-comparisons"

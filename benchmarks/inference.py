@@ -25,7 +25,6 @@ from benchmarks.coverage import SAMPLES
 from benchmarks.processes import ROOT
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
-from vlsb.analysis.comparison import PairedShares, detectable, rate_differences, simultaneous
 from vlsb.analysis.correction import (
     AuditedSample,
     AuditedShares,
@@ -35,6 +34,7 @@ from vlsb.analysis.correction import (
     forecast_total,
 )
 from vlsb.analysis.family import RatePulls, changes_at_once, open_places, rate_pulls
+from vlsb.analysis.paired import PairedShares, detectable, rate_differences, simultaneous
 from vlsb.analysis.published import PublishedResult, gaps
 from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_interval
 from vlsb.records import Label, Untrusted

@@ -22,9 +22,9 @@ from benchmarks.comparison import IMAGE_OF_SAMPLE, LIMIT, ONE_HOT, PAGE, RESAMPL
 from benchmarks.coverage import SAMPLES
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
-from vlsb.analysis.comparison import Difference, ends
 from vlsb.analysis.gate import ERROR, ONE_LOOK, GateDecision, Reach, check_rate, least_error
 from vlsb.analysis.looks import boundaries
+from vlsb.analysis.paired import Difference, ends
 
 MARK = "errors-of-gates"
 LOOKS = 10

@@ -23,7 +23,7 @@ from benchmarks.coverage import SAMPLES
 from benchmarks.inference import SAFE, images_of, pair_of, safe_labels
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
-from vlsb.analysis.comparison import PairedShares, equivalence, rate_differences
+from vlsb.analysis.paired import PairedShares, equivalence, rate_differences
 from vlsb.analysis.plan import POWER, Noise, noise_of_runs
 from vlsb.analysis.rates import SIGNIFICANT, holm
 

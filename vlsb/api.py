@@ -40,7 +40,7 @@ from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import stored_judge, summarize_judges, summarize_state
 
 if TYPE_CHECKING:
-    from vlsb.analysis.comparison import ComparisonReport
+    from vlsb.analysis.several_runs import ComparisonReport
 
 PROGRESS_EVERY_S = 0.5
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vlsb.analysis.comparison import ComparedRun
+import numpy
+
+from vlsb.analysis.compared_runs import ComparedRun
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.records import Outcome, Untrusted
@@ -62,3 +64,11 @@ def runs_of_table(table: Sequence[Sequence[int]]) -> tuple[ComparedRun, Compared
     ]
     before, after = zip(*pairs, strict=True)
     return run_of(before, name="first"), run_of(after, name="second")
+
+
+def drawn_labels(seed: int, count: int, *, kept: float) -> tuple[list[Outcome], list[Outcome]]:
+    """The labels of two runs that agree about that often, and no less by chance."""
+    dice = numpy.random.default_rng(seed)
+    first = dice.choice(3, count, p=(0.2, 0.3, 0.5))
+    second = numpy.where(dice.random(count) < kept, first, dice.choice(3, count, p=(0.2, 0.3, 0.5)))
+    return [LABELS[each] for each in first], [LABELS[each] for each in second]

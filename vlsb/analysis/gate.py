@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from vlsb.analysis.rates import Z_95, Interval, rates
 
 if TYPE_CHECKING:
-    from vlsb.analysis.comparison import ComparedRun, Comparison, Difference
+    from vlsb.analysis.compared_runs import ComparedRun
+    from vlsb.analysis.comparison import Comparison
+    from vlsb.analysis.paired import Difference
 
 ERROR = 0.025
 """Of runs that are worse by a limit itself, the share that pass, and of those within all limits that fail."""

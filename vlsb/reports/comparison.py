@@ -10,16 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vlsb.analysis.agreement import Pair
-from vlsb.analysis.comparison import (
-    LEAST_CHANGED,
-    POWER,
-    Comparison,
-    ComparisonReport,
-    Difference,
-    Equivalence,
-    LeftOut,
-)
+from vlsb.analysis.compared_runs import LeftOut
+from vlsb.analysis.comparison import LEAST_CHANGED, Comparison
 from vlsb.analysis.differences import Differences
+from vlsb.analysis.paired import POWER, Difference, Equivalence
+from vlsb.analysis.several_runs import ComparisonReport
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, for_terminal
 from vlsb.reports.notes import stopped_words

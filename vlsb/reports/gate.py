@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from vlsb.analysis.comparison import POWER
 from vlsb.analysis.gate import ONE_LOOK, Check, GateDecision, GateResult, Look, Looks
+from vlsb.analysis.paired import POWER
 from vlsb.analysis.rates import Z_95
 from vlsb.records import Outcome
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged

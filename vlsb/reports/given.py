@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlsb.analysis.comparison import COMPARED, GivenBaseline
+from vlsb.analysis.given import GivenBaseline
+from vlsb.analysis.paired import COMPARED
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.report import (
     NO_FIGURE,

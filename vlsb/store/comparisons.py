@@ -22,19 +22,11 @@ from vlsb.analysis.agreement import (
     compare_two,
     had_response,
 )
-from vlsb.analysis.comparison import (
-    ComparedRun,
-    Comparison,
-    ComparisonReport,
-    GivenBaseline,
-    HumanLabels,
-    chosen_pairs,
-    compare_pairs,
-    left_out,
-    rank,
-    rates_given,
-)
+from vlsb.analysis.compared_runs import ComparedRun, HumanLabels, left_out
+from vlsb.analysis.comparison import Comparison
+from vlsb.analysis.given import GivenBaseline, rates_given
 from vlsb.analysis.panel import members_of
+from vlsb.analysis.several_runs import ComparisonReport, chosen_pairs, compare_pairs, rank
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Label, Untrusted
 from vlsb.store.audit import draws_of, read_audit, require_whole

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlsb.analysis.comparison import ComparedRun, compare_two
+from vlsb.analysis.compared_runs import ComparedRun
+from vlsb.analysis.comparison import compare_two
 from vlsb.analysis.gate import ERROR, GateLimits, GateResult, Look, Looks, decide
 from vlsb.analysis.looks import boundaries
 from vlsb.analysis.rates import rates

@@ -14,14 +14,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ztost
 
 from tests.support.compared_runs import UNSAFE, WARNING, run_of
-from vlsb.analysis.comparison import (
-    Comparison,
-    PairedShares,
-    chosen_pairs,
-    compare_pairs,
-    equivalence,
-    equivalence_of,
-)
+from vlsb.analysis.comparison import Comparison
+from vlsb.analysis.paired import PairedShares, equivalence, equivalence_of
+from vlsb.analysis.several_runs import chosen_pairs, compare_pairs
 from vlsb.records import Outcome
 
 

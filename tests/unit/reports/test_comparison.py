@@ -14,8 +14,9 @@ import pytest
 pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
 
 from tests.support.compared_runs import LABELS, UNSAFE, WARNING, run_of, runs_of_table
-from vlsb.analysis.comparison import ComparisonReport, chosen_pairs, compare_pairs, compare_two, rank
+from vlsb.analysis.comparison import compare_two
 from vlsb.analysis.gate import GateDecision, GateLimits, GateResult, decide
+from vlsb.analysis.several_runs import ComparisonReport, chosen_pairs, compare_pairs, rank
 from vlsb.records import Outcome
 from vlsb.reports import comparison, gate
 from vlsb.reports.encode import for_terminal
