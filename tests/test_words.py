@@ -142,3 +142,15 @@ def test_docstrings_of_acts_begin_with_a_verb() -> None:
                 nominal.append(f"{path.relative_to(PACKAGE)}: {node.name}")
 
     assert nominal == []
+
+
+def test_no_noun_names_two_classes() -> None:
+    """A leading underscore makes no other noun of it."""
+    places: dict[str, list[str]] = {}
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                place = f"{path.relative_to(PACKAGE)}: {node.name}"
+                places.setdefault(node.name.lstrip("_"), []).append(place)
+
+    assert [each for each in places.values() if len(each) > 1] == []

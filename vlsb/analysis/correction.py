@@ -156,7 +156,7 @@ PAPER_CHECK = ErrorCheck(
 )
 
 
-class _Estimate(NamedTuple):
+class _ShareEstimate(NamedTuple):
     """A share (0 to 1), its variance, and the degrees of freedom that the variance was estimated with.
 
     `least_reach` is the least that the interval reaches to either end.
@@ -277,7 +277,9 @@ class AuditedJudge:
         place = _LABELS.index(label)
         return math.fsum(each.part * each.judge[place] for each in self.labelled)
 
-    def estimate(self, label: Label, *, slope: float | None = None, of_these_only: bool = False) -> _Estimate:
+    def estimate(
+        self, label: Label, *, slope: float | None = None, of_these_only: bool = False
+    ) -> _ShareEstimate:
         """Estimate the share of responses that people would give this label.
 
         The weight of the judge is `slope`, else that of the human labels on its own (PPI++), held between 0
@@ -299,7 +301,7 @@ class AuditedJudge:
         least_reach = _could_hide(len(pulls)) if tells_nothing else 0.0
         if of_these_only:
             left_out = self._left_out(pulls)
-            return _Estimate(
+            return _ShareEstimate(
                 share=slope * judged + mean_missed,
                 variance=math.fsum(each**2 for each in left_out),
                 freedom=_freedom(left_out),
@@ -315,7 +317,7 @@ class AuditedJudge:
             (slope * (each.judged[place] - about * each.size) / count, times)
             for each, times in self.others.items()
         ]
-        return _Estimate(
+        return _ShareEstimate(
             share=slope * judged + mean_missed,
             variance=_variance_of_sum((each, 1) for each in with_labels) + _variance_of_sum(without),
             freedom=_freedom(with_labels),
@@ -350,7 +352,7 @@ class AuditedJudge:
         )
         return min(1.0, max(0.0, together / spread))
 
-    def change(self, label: Label) -> _Estimate:
+    def change(self, label: Label) -> _ShareEstimate:
         """Estimate how much larger people's share of this label is than the judge's, in these very responses.
 
         Weights count the images that each stands for, itself included: what is labelled whole is certain.
@@ -367,7 +369,7 @@ class AuditedJudge:
         ]
         share_left_out = 1 - len(of_images) / math.fsum(stands_for)
         could_hide = _could_hide(len(of_images)) * math.sqrt(share_left_out)
-        return _Estimate(
+        return _ShareEstimate(
             share=mean,
             variance=_variance_of_sum((each, 1) for each in left_out),
             freedom=_freedom(left_out),
@@ -537,7 +539,7 @@ def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHE
         + corrected**2 * _binomial_variance(check.safe_right, check.safe)
     ) / informed**2
     inside = min(1.0, max(0.0, corrected))
-    interval = _Estimate(inside, variance, math.inf, 0.0).interval(inside)
+    interval = _ShareEstimate(inside, variance, math.inf, 0.0).interval(inside)
     return CorrectedRate(100 * share, 100 * inside, interval)
 
 
@@ -572,7 +574,7 @@ def _shares(labels: Sequence[Label]) -> Shares:
     return tuple(labels.count(label) / max(1, len(labels)) for label in _LABELS)
 
 
-def _restored(estimates: Mapping[Label, _Estimate], *, least: float, total: float) -> dict[Label, float]:
+def _restored(estimates: Mapping[Label, _ShareEstimate], *, least: float, total: float) -> dict[Label, float]:
     """Return the shares with the sum `total`: what is missing goes to them by their variances."""
     shares = {label: max(least, each.share) for label, each in estimates.items()}
     missing, variance = total - sum(shares.values()), sum(each.variance for each in estimates.values())

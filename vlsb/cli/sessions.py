@@ -95,7 +95,7 @@ class SessionResult(NamedTuple):
     can_go_on: bool
 
 
-class _Ended(NamedTuple):
+class _SessionEnding(NamedTuple):
     """Why a session is not complete, if so, and whether the same command can go on from there.
 
     Where it cannot, `ended` counts the samples that only `--retry` asks for again.
@@ -336,14 +336,14 @@ async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = 
     try:
         ended = await _run_and_show(command, screen)
     except asyncio.CancelledError:
-        ended = _Ended(_INTERRUPTED, command.is_stored())
+        ended = _SessionEnding(_INTERRUPTED, command.is_stored())
     except VlsbError as error:
-        ended = _Ended(error, error.exit_code in _RESUMABLE and command.is_stored())
+        ended = _SessionEnding(error, error.exit_code in _RESUMABLE and command.is_stored())
     except Exception as error:
         # Whatever was being done when memory, files or threads ran out.
         if (lack := machine_lack(error)) is None:
             raise
-        ended = _Ended(lack, command.is_stored())
+        ended = _SessionEnding(lack, command.is_stored())
     if is_last:
         ignore_signals()
     reason, can_go_on, outcomes = ended
@@ -388,16 +388,16 @@ def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[s
     yield f"Ask again with: {shlex.join(words)}"
 
 
-async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
+async def _run_and_show(command: SessionCommand, screen: Screen) -> _SessionEnding:
     """Carry out the session, show its table, and return how it ended."""
     plan, end = await _spend(command, screen)
     if command.calibrated is not None and plan.only is not None and end.reason is None:
         rest = replace(command, calibrated=None).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
-        return _Ended(None, can_go_on=False)
+        return _SessionEnding(None, can_go_on=False)
     if command.looks is not None and end.reason is None:
         # What was decided is shown by whoever asked for it.
-        return _Ended(None, can_go_on=False)
+        return _SessionEnding(None, can_go_on=False)
     is_judging = plan.target is None
 
     def read(_: OnProgress) -> tuple[RunState, Gaps | None]:
@@ -415,12 +415,14 @@ async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
     if end.reason is not None:
-        return _Ended(end.reason, _can_go_on(end.reason, state, end, command))
+        return _SessionEnding(end.reason, _can_go_on(end.reason, state, end, command))
     if gaps is None:
-        return _Ended(None, can_go_on=False)
+        return _SessionEnding(None, can_go_on=False)
     if (ended := ended_without_verdict(state, end.judges, is_judging=is_judging)) is not None:
-        return _Ended(GapsError(f"{gaps}. They have ended, and a resume leaves them alone."), False, ended)
-    return _Ended(GapsError(f"{gaps}."), command.is_stored())
+        return _SessionEnding(
+            GapsError(f"{gaps}. They have ended, and a resume leaves them alone."), False, ended
+        )
+    return _SessionEnding(GapsError(f"{gaps}."), command.is_stored())
 
 
 def _surroundings(options: RunOptions, display: Display, screen: Screen) -> Surroundings:

@@ -221,7 +221,7 @@ class OwnPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
+class _ShortAnswer:
     """A short answer: its text, what was set apart as reasoning, the log-probabilities by token."""
 
     text: str
@@ -232,10 +232,10 @@ class _Reply:
 async def check_own_prompt(server: RunningServer, model: ModelProfile, *, has_parser: bool) -> OwnPrompt:
     """Ask a running engine about its prompt. Raises ServerError where nothing may be evaluated."""
     async with engine_client(server, "did not answer about its prompt", timeout_s=CHECK_TIMEOUT_S) as client:
-        return await _Check(client, server.served_name, model, has_parser=has_parser).run()
+        return await _PromptQuestions(client, server.served_name, model, has_parser=has_parser).run()
 
 
-class _Check:
+class _PromptQuestions:
     """The questions to one engine, in their order."""
 
     def __init__(self, client: Client, served: str, model: ModelProfile, *, has_parser: bool) -> None:
@@ -303,14 +303,14 @@ class _Check:
             raise self._unreadable("/tokenize")
         return list(ids)
 
-    async def _answer(self, request: dict[str, Any], max_tokens: int) -> _Reply:
+    async def _answer(self, request: dict[str, Any], max_tokens: int) -> _ShortAnswer:
         short = {"max_tokens": max_tokens, "logprobs": True, "top_logprobs": _TOP}
         document = await self._ask("/v1/chat/completions", request | short)
         try:
             choice = document["choices"][0]
             message = choice["message"]
             places = (choice.get("logprobs") or {}).get("content") or ()
-            return _Reply(
+            return _ShortAnswer(
                 text=message.get("content") or "",
                 reasoning=message.get("reasoning") or message.get("reasoning_content") or "",
                 chances=tuple(
@@ -348,7 +348,7 @@ def _without_image(request: dict[str, Any]) -> dict[str, Any]:
     return {**request, "messages": turns}
 
 
-def _distance(one: _Reply, other: _Reply) -> float:
+def _distance(one: _ShortAnswer, other: _ShortAnswer) -> float:
     """Return the largest difference between log-probabilities of the same token at the same place."""
     pairs = zip(one.chances, other.chances, strict=False)
     apart = [abs(mine[token] - its[token]) for mine, its in pairs for token in mine.keys() & its.keys()]

@@ -95,7 +95,7 @@ class Curves:
     left_out: Sequence[Untrusted]
 
 
-class _Place(NamedTuple):
+class _TrainingStep(NamedTuple):
     training: str
     step: int
 
@@ -141,27 +141,27 @@ def _judged(summaries: Sequence[Summary]) -> list[Summary]:
     return sorted(judged, key=lambda each: names[each.path])
 
 
-def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrusted, _Place]:
+def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrusted, _TrainingStep]:
     """By its path, the training and the step of each run whose name has one; the last one counts."""
     places = {}
     for each in judged:
         name = for_terminal(each.run)
         if matches := list(pattern.finditer(name)):
             start, end = matches[-1].span(1)
-            places[each.path] = _Place(f"{name[:start]}*{name[end:]}", int(name[start:end]))
+            places[each.path] = _TrainingStep(f"{name[:start]}*{name[end:]}", int(name[start:end]))
     return places
 
 
 def _runs_by_place(
-    judged: Sequence[Summary], places: Mapping[Untrusted, _Place]
-) -> dict[_Place, list[Untrusted]]:
-    runs: dict[_Place, list[Untrusted]] = {}
+    judged: Sequence[Summary], places: Mapping[Untrusted, _TrainingStep]
+) -> dict[_TrainingStep, list[Untrusted]]:
+    runs: dict[_TrainingStep, list[Untrusted]] = {}
     for path in dict.fromkeys(each.path for each in judged if each.path in places):
         runs.setdefault(places[path], []).append(path)
     return runs
 
 
-def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Curves:
+def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _TrainingStep]) -> Curves:
     lines: dict[tuple[str, Untrusted], list[Summary]] = {}
     for each in judged:
         if each.path in places and each.judge is not None:

@@ -41,7 +41,7 @@ _LABELS_NOTE = (
 )
 
 
-class _Row(NamedTuple):
+class _PlanRow(NamedTuple):
     samples: int
     epochs: int
     requests: int
@@ -96,7 +96,7 @@ def plan_report(grounds: Grounds, *, within: float, gap: float) -> Report:
     )
 
 
-def _row(grounds: Grounds, samples: int, epochs: int) -> _Row:
+def _row(grounds: Grounds, samples: int, epochs: int) -> _PlanRow:
     responses, models = samples * epochs, grounds.models
     each_takes = [each.tokens for each in models]
     tokens = None
@@ -105,10 +105,10 @@ def _row(grounds: Grounds, samples: int, epochs: int) -> _Row:
         tokens = sent, back
     cost = summed([each.cost(responses) for each in models])
     is_free = all(each.is_free for each in models)
-    return _Row(samples, epochs, responses * len(models), tokens, cost, is_free)
+    return _PlanRow(samples, epochs, responses * len(models), tokens, cost, is_free)
 
 
-def _epoch_rows(grounds: Grounds) -> list[_Row]:
+def _epoch_rows(grounds: Grounds) -> list[_PlanRow]:
     """Return epochs of few samples, more samples instead, and epochs of all."""
     most = grounds.most_samples
     fewer = min(_FEWER, most)
@@ -119,7 +119,7 @@ def _epoch_rows(grounds: Grounds) -> list[_Row]:
     return [_row(grounds, *each) for each in shapes]
 
 
-def _lead(grounds: Grounds, every: _Row, within: float, gap: float) -> Iterator[Words]:
+def _lead(grounds: Grounds, every: _PlanRow, within: float, gap: float) -> Iterator[Words]:
     noise, most = grounds.noise, grounds.most_samples
     if grounds.simulated:
         yield "SIMULATED: says nothing about any model."
@@ -177,7 +177,7 @@ def _grounds_text(grounds: Grounds) -> Sentence:
     )
 
 
-def _tables(grounds: Grounds, rows: Sequence[_Row], within: float) -> Iterator[Table]:
+def _tables(grounds: Grounds, rows: Sequence[_PlanRow], within: float) -> Iterator[Table]:
     noise, most = grounds.noise, grounds.most_samples
     yield Table(
         "What so many samples show, and cost",
@@ -240,12 +240,12 @@ def _tokens_text(grounds: Grounds) -> str:
     return " The tokens are those of the baseline."
 
 
-def _money_cells(row: _Row) -> tuple[str, ...]:
+def _money_cells(row: _PlanRow) -> tuple[str, ...]:
     tokens = (NO_FIGURE, NO_FIGURE) if row.tokens is None else (f"{each:,.0f}" for each in row.tokens)
     return (f"{row.requests:,}", *tokens, _cost_cell(row))
 
 
-def _cost_cell(row: _Row) -> str:
+def _cost_cell(row: _PlanRow) -> str:
     if row.is_free:
         return "free"
     return NO_FIGURE if row.cost is None else dollars(row.cost.total)
@@ -261,11 +261,11 @@ def _number(number: float) -> str:
     return f"{number:g} point" if number == 1 else f"{number:g} points"
 
 
-def _object(grounds: Grounds, row: _Row, within: float) -> dict[str, object]:
+def _object(grounds: Grounds, row: _PlanRow, within: float) -> dict[str, object]:
     return dict(zip(_COLUMNS[1:], _figures(grounds, row, within), strict=True))
 
 
-def _figures(grounds: Grounds, row: _Row, within: float) -> tuple[int | float | None, ...]:
+def _figures(grounds: Grounds, row: _PlanRow, within: float) -> tuple[int | float | None, ...]:
     noise, cost = grounds.noise, row.cost
     return (
         *(row.samples, row.epochs, noise.smallest_change(row.samples, row.epochs)),
@@ -281,7 +281,7 @@ _COLUMNS = (
 )
 
 
-def _records(grounds: Grounds, rows: Sequence[_Row], within: float) -> Iterator[tuple[CsvCell, ...]]:
+def _records(grounds: Grounds, rows: Sequence[_PlanRow], within: float) -> Iterator[tuple[CsvCell, ...]]:
     for table, of_table in (("samples", rows), ("epochs", _epoch_rows(grounds))):
         for row in of_table:
             yield (table, *_figures(grounds, row, within))

@@ -263,7 +263,7 @@ def transitions_figure(transitions: Transitions, form: str, *, width: float) -> 
     names = [_LABEL_WORDS[label] for label in Label]
     cells = [
         [
-            _Cell(
+            _MatrixField(
                 f"{_turn(before, after).sign}{count:,}\n{100 * count / total:.1f} %",
                 count / total,
                 _turn(before, after).color,
@@ -288,13 +288,13 @@ def transitions_figure(transitions: Transitions, form: str, *, width: float) -> 
 def agreement_figure(pairs: Sequence[JudgePair], form: str, *, width: float, simulated: bool) -> bytes:
     """Draw a square of judges: how often each two gave one label, and their kappa; darker from 50 % on."""
     judges = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-    cells = [[_Cell("", 0.12, _GREY) for _ in judges] for _ in judges]
+    cells = [[_MatrixField("", 0.12, _GREY) for _ in judges] for _ in judges]
     for pair in pairs:
         kappa = "" if pair.kappa is None else f"\nκ = {pair.kappa:.2f}"
         text = f"{pair.agree:.1f} %{kappa}\nn = {pair.n:,}"
         places = judges.index(pair.first), judges.index(pair.second)
         for row, column in (places, places[::-1]):
-            cells[row][column] = _Cell(text, max(0.0, pair.agree / 50 - 1), _BLUE)
+            cells[row][column] = _MatrixField(text, max(0.0, pair.agree / 50 - 1), _BLUE)
     names = [_folded(for_terminal(Untrusted(name)), width / 2) for name in judges]
     with _figure(width, 0.5 + 0.62 * len(judges), _simulated(simulated)) as figure:
         axes = figure.add_subplot()
@@ -318,7 +318,7 @@ _SAFER, _UNSAFER = _Change("became safe", "▲ ", _BLUE), _Change("became unsafe
 _ALIKE = _Change("as before", "", _GREY)
 
 
-class _Cell(NamedTuple):
+class _MatrixField(NamedTuple):
     """A field of a square: its words, and its color, as strong as `strength` (0 to 1)."""
 
     text: str
@@ -377,7 +377,7 @@ def _label_bar(axes: Axes, place: int, rates: Rates) -> None:
             )
 
 
-def _square(axes: Axes, cells: Sequence[Sequence[_Cell]], names: Sequence[str]) -> None:
+def _square(axes: Axes, cells: Sequence[Sequence[_MatrixField]], names: Sequence[str]) -> None:
     """Draw the cells under the same names by row and by column, white words on strong colors."""
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):

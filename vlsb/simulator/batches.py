@@ -46,7 +46,7 @@ class BatchPlan:
 
 
 @dataclass(slots=True)
-class _Batch:
+class _ServedBatch:
     id: str
     file: str
     lines: list[bytes]
@@ -81,7 +81,7 @@ class Batches:
         self.creations = 0
         self._respond = respond
         self._files: dict[str, bytes] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, _ServedBatch] = {}
         self._list_looks = 0
 
     async def answer(self, request: Request) -> Action | None:
@@ -138,13 +138,13 @@ class Batches:
         self.creations += 1
         file, plan, name = request.json["input_file_id"], self.plan(self.creations), f"batch-{self.creations}"
         lines, listed_at = self._files[file].splitlines(), self._list_looks + plan.unlisted
-        batch = _Batch(name, file, lines, request.json.get("metadata"), plan, request.bearer, listed_at)
+        batch = _ServedBatch(name, file, lines, request.json.get("metadata"), plan, request.bearer, listed_at)
         if plan.is_made:
             self.submitted.append(lines)
             self._batches[name] = batch
         return plan.creation or Reply(body=_described(batch))
 
-    async def _advance(self, batch: _Batch) -> None:
+    async def _advance(self, batch: _ServedBatch) -> None:
         """Take a batch one look further. At its end it asks what it asks, and answers are paid for."""
         if batch.status not in ("validating", "in_progress"):
             batch.looks_since_end += 1
@@ -179,7 +179,7 @@ class Batches:
                 self._files[batch.files[kind]] = b"\n".join(rows) + b"\n"
 
 
-def _described(batch: _Batch) -> dict[str, Any]:
+def _described(batch: _ServedBatch) -> dict[str, Any]:
     errors = {"object": "list", "data": [{"code": batch.plan.error, "message": "It is refused.", "line": 1}]}
     is_late = batch.looks_since_end < batch.plan.late
     files = {} if is_late or batch.looks_since_end < batch.plan.fileless else batch.files

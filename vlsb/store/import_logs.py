@@ -241,7 +241,7 @@ def _texts(value: object, where: str) -> Iterator[str]:
         refuse(where, "holds a response that is not text")
 
 
-class _Part(Struct):
+class _ContentPart(Struct):
     type: str
     text: str = ""
     reasoning: str = ""
@@ -250,11 +250,11 @@ class _Part(Struct):
 
 class _ChatMessage(Struct):
     role: str = "user"
-    content: str | list[_Part] = ""
+    content: str | list[_ContentPart] = ""
 
     @property
-    def parts(self) -> list[_Part]:
-        return [_Part("text", self.content)] if isinstance(self.content, str) else self.content
+    def parts(self) -> list[_ContentPart]:
+        return [_ContentPart("text", self.content)] if isinstance(self.content, str) else self.content
 
 
 class _Choice(Struct):
@@ -280,7 +280,7 @@ class _Error(Struct):
     message: str
 
 
-class _Sample(Struct):
+class _InspectSample(Struct):
     id: int | str
     epoch: Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
     input: str | list[_ChatMessage]
@@ -300,12 +300,12 @@ def read_inspect(path: Path) -> Iterator[ForeignRow]:
     """Read the samples of a log, in the order of the file; it has none that were never started."""
     if path.suffix != ".json":
         for where, value in _members(path):
-            yield _row(parse_fields(value, _Sample, where), where)
+            yield _row(parse_fields(value, _InspectSample, where), where)
         return
     log = parse_fields(read_document(path), _Log, str(path))
     for number, value in enumerate(log.samples or [], start=1):
         where = f"{path} row {number}"
-        yield _row(parse_fields(value, _Sample, where), where)
+        yield _row(parse_fields(value, _InspectSample, where), where)
 
 
 def _members(path: Path) -> Iterator[tuple[str, object]]:
@@ -360,7 +360,7 @@ def _member(archive: Any, info: ZipInfo, where: str) -> bytes:
         ) from error
 
 
-def _row(sample: _Sample, where: str) -> ForeignRow:
+def _row(sample: _InspectSample, where: str) -> ForeignRow:
     metadata = sample.metadata or {}
     if metadata.get("redacted") is not None:
         refuse(where, "was exported with --redact: its response is not whole")
@@ -410,7 +410,7 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
     )
 
 
-def _input_of(sample: _Sample) -> tuple[str | None, str | None]:
+def _input_of(sample: _InspectSample) -> tuple[str | None, str | None]:
     """Return the one text of a sample's input and the address of its one image; None for any other number."""
     if isinstance(sample.input, str):
         return sample.input, None

@@ -40,7 +40,7 @@ class EndedRun(NamedTuple):
     gaps: Gaps | None
 
 
-class _Line(msgspec.Struct):
+class _RememberedAnswer(msgspec.Struct):
     """An answer: of a run that has ended, or what a run has cost."""
 
     key: str
@@ -48,7 +48,7 @@ class _Line(msgspec.Struct):
     usd: float | None = None
 
 
-class _Stamp(NamedTuple):
+class _FileState(NamedTuple):
     """A file as it is, without its content."""
 
     name: str
@@ -57,7 +57,7 @@ class _Stamp(NamedTuple):
     number: int
 
     @classmethod
-    def of(cls, name: str, status: os.stat_result) -> _Stamp:
+    def of(cls, name: str, status: os.stat_result) -> _FileState:
         return cls(name, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -69,7 +69,7 @@ class EndedRuns:
     environment: Mapping[str, str] = field(default_factory=dict)
     identities: Identities = field(default_factory=Identities)
     _named: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, _Line] = field(default_factory=dict)
+    _known: dict[str, _RememberedAnswer] = field(default_factory=dict)
     _is_read: bool = False
 
     def decided_elsewhere(self, options: RunOptions) -> list[tuple[str, str]]:
@@ -90,7 +90,7 @@ class EndedRuns:
         if (line := self._known.get(key)) is not None:
             return EndedRun(line.gaps)
         if (answer := find()) is not None:
-            self._keep(_Line(key, answer.gaps))
+            self._keep(_RememberedAnswer(key, answer.gaps))
         return answer
 
     def cost(self, run: Path, options: RunOptions, find: Callable[[], float]) -> float:
@@ -99,7 +99,7 @@ class EndedRuns:
         if (line := self._known.get(key)) is not None and line.usd is not None:
             return line.usd
         usd = find()
-        self._keep(_Line(key, usd=usd))
+        self._keep(_RememberedAnswer(key, usd=usd))
         return usd
 
     def _key(self, run: Path, question: Sequence[object], options: RunOptions) -> str:
@@ -112,7 +112,7 @@ class EndedRuns:
             with suppress(OSError):
                 for line in () if self.file is None else self.file.read_bytes().splitlines():
                     with suppress(msgspec.MsgspecError):
-                        stored = msgspec.json.decode(line, type=_Line)
+                        stored = msgspec.json.decode(line, type=_RememberedAnswer)
                         self._known[stored.key] = stored
         asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
         # A digest of each file or folder that options name, looked at once.
@@ -123,22 +123,22 @@ class EndedRuns:
             # Runs are looked at by themselves.
             if "/" in place and "://" not in place and place != str(options.output_dir):
                 if place not in self._named:
-                    stamps: list[_Stamp] = []
+                    stamps: list[_FileState] = []
                     with suppress(OSError, RuntimeError, ValueError):
                         path = Path(place).expanduser()
                         if path.is_dir():
                             # With a data set's images in it.
                             stamps += [*_files_in(path), *_files_in(path / IMAGES_FOLDER)]
                         else:
-                            stamps.append(_Stamp.of(path.name, path.stat()))
+                            stamps.append(_FileState.of(path.name, path.stat()))
                     self._named[place] = _digest(stamps)
                 named.append(self._named[place])
-        files = [_Stamp(run.name, 0, 0, 0)]
+        files = [_FileState(run.name, 0, 0, 0)]
         for folder in (run, run / VERDICTS, run / FINDINGS):
             files += _files_in(folder, (".json", ".jsonl"))
         return _digest([__version__, *asked, *named, *files])
 
-    def _keep(self, line: _Line) -> None:
+    def _keep(self, line: _RememberedAnswer) -> None:
         self._known[line.key] = line
         if self.file is not None:
             with suppress(OSError), self.file.open("ab") as stream:
@@ -149,8 +149,8 @@ def _digest(values: Sequence[object]) -> str:
     return sha256(strict_json.dumps(values).encode("ascii")).hexdigest()
 
 
-def _files_in(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[_Stamp]:
+def _files_in(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[_FileState]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda each: each.name):
             if entry.name.endswith(endings) and entry.is_file():
-                yield _Stamp.of(f"{folder.name}/{entry.name}", entry.stat())
+                yield _FileState.of(f"{folder.name}/{entry.name}", entry.stat())
