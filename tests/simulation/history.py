@@ -29,7 +29,7 @@ from tests.simulation import faults
 from tests.simulation.faults import KEY
 from tests.simulation.limits import ON_ITS_WAY_S, Account, Enforced
 from tests.simulation.loop import Deadlock
-from tests.simulation.plans import MOST_SAMPLES, TOKENS, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
+from tests.simulation.plans import MOST_SAMPLES, TOKENS, UNHEARD, USD_OF_ONE, USD_PER_TOKEN, Plan, SessionPlan
 from tests.simulation.provider import MOST_BATCHES, Provider
 from tests.simulation.world import BEGAN_AT, World, quietly
 from tests.support.datasets import sharing_rows, write_dataset
@@ -242,10 +242,11 @@ class History:
             self._failed[lane, sample],
             self.plan.epochs * MOST_ATTEMPTS * (1 if lane == "t" else 2),
         )
-        # What was on its way when its endpoint went down is nobody's fault.
-        if not plan.outages and self._sent[lane, sample] > self.plan.epochs + failed:
+        # What was on its way when its endpoint went down is nobody's fault, and one that does not reply is down.
+        is_up = not plan.outages and not UNHEARD.intersection(plan.stubborn.values())
+        if is_up and self._sent[lane, sample] > self.plan.epochs + failed:
             raise Violation(f"{lane} was asked for sample {sample} more often than that failed")
-        if not plan.outages and self._sent[lane, sample] - self._refused[lane, sample] > most:
+        if is_up and self._sent[lane, sample] - self._refused[lane, sample] > most:
             raise Violation(f"{lane} was asked for sample {sample} more than {most} times")
 
     def failed(self, lane: str, sample: int, name: str) -> None:

@@ -27,6 +27,10 @@ RESERVED_USD = 0.05
 MOST_SAMPLES = 8
 # Within so many steps most sessions that try again are over.
 STEPS_OF_A_RETRY = 150
+# Of sessions about three samples or more.
+SHARE_UNHEARD = 0.15
+UNHEARD = frozenset({"no reply", "reset", "cut"})
+"""Faults after which an endpoint may be taken to be down."""
 FEATURES = ("outages", "skew", "jumps", "connections", "limits", "rpm", "retry", "stubborn", "other options")
 
 End = Literal["kill", "cancel", "interrupt", "interrupt twice", "none"]
@@ -102,7 +106,24 @@ def draw_plan(seed: int) -> Plan:
     sessions = [_draw_session(draw, plan, features, kinds) for _ in range(count)]
     if is_chain:
         sessions = _chain(draw, plan, sessions)
+    if batches is None and plan.samples > 2:
+        sessions = [
+            _unheard(random.Random(f"unheard {seed} {place}"), each, plan)
+            for place, each in enumerate(sessions)
+        ]
     return replace(plan, sessions=[*sessions, SessionPlan()])
+
+
+def _unheard(draw: random.Random, session: SessionPlan, plan: Plan) -> SessionPlan:
+    """Let now and then most requests about some samples of one lane get no reply, each time they are sent."""
+    if draw.random() > SHARE_UNHEARD:
+        return session
+    lane, samples = (
+        draw.choice(["t", *"jk"[: plan.judges]]),
+        draw.sample(range(plan.samples), plan.samples - 1),
+    )
+    unheard = {(lane, sample): draw.choice(sorted(UNHEARD)) for sample in samples[:-1]}
+    return replace(session, stubborn={**session.stubborn, **unheard, (lane, samples[-1]): "slow"})
 
 
 def _chain(draw: random.Random, plan: Plan, sessions: Sequence[SessionPlan]) -> list[SessionPlan]:

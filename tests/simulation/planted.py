@@ -39,6 +39,13 @@ class Planted:
 
 
 PLANTED = {
+    "restless waiters": Planted(
+        "samples that wait for what becomes of others wake each other without end",
+        "endpoints/admission.py",
+        "                    return True\n                await self._others_changed.wait()\n",
+        "                    return True\n                self._wake()\n"
+        "                await self._others_changed.wait()\n",
+    ),
     "shifted answers": Planted(
         "a connection that was given up is used for the next request, and its late reply answers that one",
         "endpoints/transport.py",

@@ -487,12 +487,13 @@ class Admission:
         health, began = replica.health, self._time.clock()
         answers, outages = health.answers, health.outages
         self._undecided += 1
+        # Others may wait for the same, and be the last that nobody is beside now.
+        self._wake()
         try:
             while self._may_answer(replica) and (health.answers, health.outages) == (answers, outages):
                 if self._undecided >= self._samples:
                     self.context.observe(Event("alone", self._stage, attempts.sample_id, health.code))
                     return True
-                self._wake()
                 await self._others_changed.wait()
         finally:
             self._undecided -= 1

@@ -1013,6 +1013,30 @@ def test_one_sample_that_always_fails_while_others_are_answered_ends_as_a_failur
     assert run(scenario()) == [Completion] * 3 + [Ended] + [Completion] * 8
 
 
+@pytest.mark.parametrize("transport_kind", ["wire on virtual time"], indirect=True)
+def test_samples_that_failed_wait_at_rest_for_what_becomes_of_another():
+    """Two have no attempt left, a third takes a minute to be answered: only then are they to blame."""
+
+    async def scenario() -> list[type]:
+        def respond(request: Request) -> Action:
+            if b"poison" in request.body:
+                return Hangup()
+            return replace(GOOD, delay_s=60.0)
+
+        def poisoned(dialect: Dialect) -> Draft:
+            image, read = ImageFile(None, "image/png", len(PNG), 0), ReadImage.of(PNG)
+            prompt = Prompt("", Untrusted("poison"), False, image, lambda: read)
+            return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
+
+        policy = replace(POLICY, attempt_timeout_s=180.0)
+        async with Simulator(respond) as simulator, lane(simulator.base_url, policy) as asked:
+            await asked.ask(0)
+            work = [asked.ask(each, None if each == 1 else poisoned) for each in (1, 2, 3)]
+            return [type(each) for each in await asyncio.gather(*work)]
+
+    assert run(scenario()) == [Completion, Ended, Ended]
+
+
 def test_a_lone_sample_keeps_to_its_attempts_which_is_said():
     told = ask(SERVER_ERROR)
 
