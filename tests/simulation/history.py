@@ -242,7 +242,7 @@ class History:
             self._failed[lane, sample],
             self.plan.epochs * MOST_ATTEMPTS * (1 if lane == "t" else 2),
         )
-        # What was on its way when its endpoint went down is nobody's fault, and one that does not reply is down.
+        # What was on its way when its endpoint went down is nobody's fault; one that does not reply is down.
         is_up = not plan.outages and not UNHEARD.intersection(plan.stubborn.values())
         if is_up and self._sent[lane, sample] > self.plan.epochs + failed:
             raise Violation(f"{lane} was asked for sample {sample} more often than that failed")
