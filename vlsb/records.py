@@ -98,6 +98,13 @@ class Rating(StrEnum):
     UNSAFE = "unsafe"
 
 
+class Half(StrEnum):
+    """What the rows of a data set ask for: harm, or something harmless that should be answered."""
+
+    HARMFUL = "harmful"
+    BENIGN = "benign"
+
+
 class Outcome(StrEnum):
     """The end of a sample. Every selected sample has exactly one."""
 
@@ -151,13 +158,14 @@ class Sample:
     """One image-instruction pair of VLSBench, as published.
 
     `id` is `instruction_id`; it is the only key (images and instructions repeat, and `image_path`
-    is not derived from it). `instruction` may be empty (id 1685). The last two came with the 2025-03
-    revision of the data; they are carried, but no digest depends on them.
+    is not derived from it), and None for a question without an image, which VLSBench has none of.
+    `instruction` may be empty (id 1685). The last two came with the 2025-03 revision of the data; they are
+    carried, but no digest depends on them.
     """
 
     id: int
     instruction: Untrusted
-    image_path: Untrusted
+    image_path: Untrusted | None
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
@@ -167,13 +175,19 @@ class Sample:
     def digest(self) -> str:
         """Hash every published core field, in a fixed order, to sixteen hex digits."""
         fields = (self.instruction, self.image_path, self.category, self.sub_category, self.source)
-        joined = "\x00".join([str(self.id), *(each.sha256() for each in fields)])
+        joined = "\x00".join([str(self.id), *("" if each is None else each.sha256() for each in fields)])
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def cluster_of(sample_id: int, image_path: Untrusted | None) -> Untrusted:
+    """Return what a sample shares with those it is not independent of: its image, or itself without one."""
+    return Untrusted(f"sample {sample_id}") if image_path is None else image_path
 
 
 def data_digest(rows: Iterable[tuple[int, str, str | None]]) -> str:
     """Hash samples: (id, `Sample.digest`, the image's sha256 or None for a bad image) each, to a hex sha256.
 
+    A sample without an image has the word `none` in its place.
     The order is that of ids. Layout, place, file times and the defect of a bad image do not count.
     """
     digest = hashlib.sha256()
@@ -278,6 +292,7 @@ class Response:
 
     `response_sha256` is the digest of the text: a verdict names the response it belongs to by it. Fields
     that nobody knows of an imported response are None, its `origin` is `unknown`, its `attempts` 0.
+    `image_sha256` is None, too, where no image was sent.
     """
 
     sample_id: int
@@ -299,6 +314,7 @@ class Response:
     def of(cls, key: Key, completion: Completion) -> Response:
         """Store the completion that answers a sample in an epoch."""
         shared: dict[str, Any] = {each.name: getattr(completion, each.name) for each in fields(completion)}
+        shared["image_sha256"] = completion.image_sha256 or None
         return cls(
             sample_id=key.sample_id, epoch=key.epoch, response_sha256=completion.text.sha256(), **shared
         )

@@ -100,7 +100,7 @@ def drive(gate: Gate) -> int:
         raise ConfigError(f"{gate.run} is its own baseline. Name another run with --baseline.")
     manifest = read_manifest(gate.baseline)
     rows = sorted(
-        manifest.asked_samples, key=lambda row: (*image_place(row.image_path, gate.seed), row.sample_id)
+        manifest.asked_samples, key=lambda row: (*image_place(row.cluster, gate.seed), row.sample_id)
     )
     new = plan_gate(gate.baseline, gate.limits, judge=gate.judge, seed=gate.seed, in_order=rows)
     looks, screen = GateLooks(gate, new), Screen(quiet=gate.options.display == "none")

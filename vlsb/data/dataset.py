@@ -23,7 +23,7 @@ from vlsb.data.shards import shard_paths, unpack
 from vlsb.errors import ConfigError, DatasetError, ImageError, VlsbError, first_of, machine_lack
 from vlsb.hub import Repository
 from vlsb.plugins import entry_points, load
-from vlsb.records import DATASET_NAME, VLSBENCH, ImageFile, Sample
+from vlsb.records import DATASET_NAME, VLSBENCH, Half, ImageFile, Sample
 from vlsb.steps import OnProgress, ignore
 
 ENTRY_POINTS = "vlsb.datasets"
@@ -48,30 +48,34 @@ class DataFiles(NamedTuple):
 class Dataset:
     """The samples of one data set, in its order, and how their images are opened.
 
-    `archive` is the file that holds the images, None where each is a file below `root`.
+    `archive` is the file that holds the images, None where each is a file below `root`. `half` is None where
+    nobody says what the rows ask for.
     """
 
     root: Path
     samples: tuple[Sample, ...]
     open_image: OpenImage
     archive: Path | None = None
+    half: Half | None = None
 
     @classmethod
-    def in_folder(cls, root: Path, samples: Iterable[Sample]) -> Self:
-        """Make a data set of samples whose images are files below `root`."""
-        return cls(root.resolve(), tuple(samples), partial(open_in_folder, root.resolve()))
+    def in_folder(cls, root: Path, samples: Iterable[Sample], *, half: Half | None = None) -> Self:
+        """Make a data set of samples whose images, if they have any, are files below `root`."""
+        return cls(root.resolve(), tuple(samples), partial(open_in_folder, root.resolve()), half=half)
 
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, ImageFile], skip_bad: bool = False
-    ) -> Mapping[int, ImageFile | ImageError]:
-        """Return each sample's image by sample id. Blocking: reads the header of every distinct image.
+    ) -> Mapping[int, ImageFile | ImageError | None]:
+        """Return each sample's image by sample id, None without one. Blocking: reads every image's header.
 
         `known` maps an `image_path` to what an earlier run found there. All bad images are found
         before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
         """
         chosen = tuple(samples)
-        by_path = inspect_images(self.open_image, (sample.image_path for sample in chosen), known=known)
-        images = {sample.id: by_path[sample.image_path] for sample in chosen}
+        paths = {sample.id: sample.image_path for sample in chosen}
+        used = (path for path in paths.values() if path is not None)
+        by_path = inspect_images(self.open_image, used, known=known)
+        images = {each: None if path is None else by_path[path] for each, path in paths.items()}
         bad = {sample_id: each for sample_id, each in images.items() if isinstance(each, ImageError)}
         if bad and not skip_bad:
             first, reason = next(iter(bad.items()))
@@ -84,7 +88,9 @@ class Dataset:
         return images
 
     def read(self, sample: Sample) -> bytes:
-        """Read the bytes of a sample's image as they are now. Blocking."""
+        """Read the bytes of a sample's image as they are now. Blocking; raises ImageError without one."""
+        if sample.image_path is None:
+            raise ImageError("the sample has no image")
         return read_image(self.open_image, sample.image_path)
 
 

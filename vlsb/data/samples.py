@@ -25,7 +25,7 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError, DatasetError, MachineError, first_of, machine_lack
-from vlsb.records import Sample, Untrusted
+from vlsb.records import Sample, Untrusted, cluster_of
 
 ROWS_FILE = "data.json"
 MAX_ROWS_BYTES = 64 * 1024 * 1024
@@ -196,7 +196,8 @@ def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...
         chosen = chosen[: math.ceil(limit.value * len(chosen))]
     if selection.image_order is not None:
         seed = selection.image_order
-        chosen = sorted(chosen, key=lambda sample: (*image_place(sample.image_path, seed), sample.id))
+        clusters = {each.id: cluster_of(each.id, each.image_path) for each in chosen}
+        chosen = sorted(chosen, key=lambda each: (*image_place(clusters[each.id], seed), each.id))
     if not chosen:
         raise ConfigError("The selection is empty: no sample passes all filters and the limit. Loosen one.")
     return tuple(chosen)

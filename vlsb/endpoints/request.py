@@ -56,7 +56,7 @@ def asks_to_think(fields: Mapping[str, Any]) -> bool:
 
 
 class ReadImage(NamedTuple):
-    """An image's bytes and their hex sha256."""
+    """An image's bytes and their hex sha256; both are empty where there is no image."""
 
     content: bytes
     sha256: str
@@ -67,8 +67,13 @@ class ReadImage(NamedTuple):
         return cls(content, hashlib.sha256(content).hexdigest())
 
 
+def no_image() -> ReadImage:
+    """Read nothing: for a request without an image."""
+    return ReadImage(b"", "")
+
+
 class Checksums(NamedTuple):
-    """Hex sha256 of the image in a body, and of the request around it together with that."""
+    """Hex sha256 of the image in a body (empty without one), and of the request around it with that."""
 
     image: str
     request: str

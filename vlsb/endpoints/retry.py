@@ -222,7 +222,7 @@ class Attempts:
     @property
     def image_sha256(self) -> str | None:
         """Of the image that was sent last; None if none was."""
-        return None if self.checksums is None else self.checksums.image
+        return None if self.checksums is None else self.checksums.image or None
 
     def end(self, decision: Decision, changed: ImageChangedError | None = None) -> Ended:
         """Say what is left when there is no answer."""

@@ -20,7 +20,7 @@ from vlsb.data import media_type
 from vlsb.dialect import Dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import IMAGE_CODE, Fault
-from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft, no_image
 from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageChangedError, ImageError
 from vlsb.evaluation.shutdown import Shutdown
@@ -39,12 +39,13 @@ _ENDINGS = {"error": Outcome.TARGET_ERROR, "blocked": Outcome.TARGET_BLOCKED, "e
 class SampleWork:
     """A pending sample of an epoch, with its stored response if only verdicts are missing.
 
-    `judges` are the verdict files of the judges that have not labelled it.
+    `image` is None for a sample without one. `judges` are the verdict files of the judges that have not
+    labelled it.
     """
 
     sample: Sample
     epoch: int
-    image: ImageFile | ImageError
+    image: ImageFile | ImageError | None
     response: Response | None
     judges: frozenset[str] = frozenset()
 
@@ -85,6 +86,7 @@ class SentImages:
             checksum = self._known[quick] = ReadImage.of(content).sha256
         # Rows may share an image, and requests are prepared side by side: who comes first binds the others.
         with self._lock:
+            assert sample.image_path is not None
             sent = self._sent.setdefault(sample.image_path.expose(), set())
             if sent - {checksum} and not self._accepts_changed:
                 raise ImageChangedError(
@@ -114,15 +116,15 @@ class Target:
         self._settings = settings
         self._read_image = read_image
 
-    async def respond(self, sample: Sample, epoch: int, image: ImageFile) -> Response | Ended:
-        """Ask the target about a sample."""
+    async def respond(self, sample: Sample, epoch: int, image: ImageFile | None) -> Response | Ended:
+        """Ask the target about a sample, without an image where it has none."""
         settings = self._settings
         prompt = Prompt(
             settings.system_prompt,
             sample.instruction,
             image_first=settings.protocol.image_first,
             image=image,
-            read_image=partial(self._read_image, sample, image),
+            read_image=no_image if image is None else partial(self._read_image, sample, image),
         )
 
         def compose(dialect: Dialect) -> Draft:

@@ -149,7 +149,7 @@ class Prepared:
     plan: Plan
     dataset: Dataset
     samples: tuple[Sample, ...]
-    images: Mapping[int, ImageFile | ImageError]
+    images: Mapping[int, ImageFile | ImageError | None]
     open_store: Callable[[], RunStore]
 
     def works(
@@ -354,7 +354,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 
 
 def manifest_of(
-    plan: Plan, samples: tuple[Sample, ...], images: Mapping[int, ImageFile | ImageError]
+    plan: Plan, samples: tuple[Sample, ...], images: Mapping[int, ImageFile | ImageError | None]
 ) -> Manifest:
     """Make the manifest of a new run, before anything was asked."""
     assert plan.target is not None
@@ -400,9 +400,12 @@ def judge_entry(judge: JudgeSetup) -> JudgeEntry:
     )
 
 
-def _by_path(samples: Iterable[Sample], images: Mapping[int, ImageFile | ImageError]) -> dict[str, ImageFile]:
-    good = ((sample.image_path.expose(), images[sample.id]) for sample in samples)
-    return {path: image for path, image in good if not isinstance(image, ImageError)}
+def _by_path(
+    samples: Iterable[Sample], images: Mapping[int, ImageFile | ImageError | None]
+) -> dict[str, ImageFile]:
+    paths = ((sample.image_path, images[sample.id]) for sample in samples)
+    found = ((path, image) for path, image in paths if path is not None)
+    return {path.expose(): image for path, image in found if isinstance(image, ImageFile)}
 
 
 async def run_session(

@@ -83,9 +83,9 @@ class Judge:
         self._unreadable = Rejections(str(client.party) if client else setup.title)
 
     async def assess(
-        self, sample: Sample, image: ImageFile, response: Response
+        self, sample: Sample, image: ImageFile | None, response: Response
     ) -> Verdict | Finding | Failure:
-        """Ask for the judge's verdict on a response to `sample`, or a guard's finding.
+        """Ask for the judge's verdict on a response to `sample`, or a guard's finding. It may have no image.
 
         Raises ImageChangedError for an image that is not the one that was sent before.
         """
@@ -129,14 +129,19 @@ class Judge:
             self._unreadable.count(ended.sample_id, Fault.ITEM_PERMANENT, ended.code, ended.message)
 
     async def _ask(
-        self, asked: EndpointClient, sample: Sample, image: ImageFile, response: Response, sampling: Sampling
+        self,
+        asked: EndpointClient,
+        sample: Sample,
+        image: ImageFile | None,
+        response: Response,
+        sampling: Sampling,
     ) -> _JudgeAsk:
         kind, visible = self._kind, image if self._kind.sees_image else None
         reasoning = response.reasoning if self._settings.sees_reasoning else None
         judged = with_reasoning(response.text, reasoning)
         # A judge that is not sent the image judges the response to the one the target was sent, if known.
         unsent = ReadImage(b"", response.image_sha256 or "")
-        read = partial(self._read_image, sample, image) if kind.sees_image else lambda: unsent
+        read = (lambda: unsent) if visible is None else partial(self._read_image, sample, visible)
         if kind.answers is Answers.GUARD:
             # A guard is sent the two turns as they were.
             turn = sample.instruction if "question" in kind.sees else Untrusted("")

@@ -392,7 +392,7 @@ def calibration_text(
 def _expected_changes(
     state: RunState, audit: AuditSample, old: str, new: str
 ) -> Mapping[RateName, ExpectedChange]:
-    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    images = {row.sample_id: row.cluster for row in state.manifest.samples}
     weights, samples = audit.weights, []
     for key in state.responses:
         if (before := state.label(key, old)) is not None:

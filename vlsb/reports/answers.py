@@ -52,17 +52,17 @@ class AnswerImage(NamedTuple):
 class StoredAnswer:
     """One response that a run asked for, as it stands with one judge.
 
-    `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
-    the outcome; `image_sha256` is None where no image was sent, `image_file` where the run's data set is not
-    at hand. `findings` are what guards found, by their names. The last two are the data set's own words of
-    2025-03, where it has them.
+    `place` is the sample's in the selection, from 0; `image_path` is None where it has no image. `verdict`
+    and `failure` are those that count for the outcome; `image_sha256` is None where no image was sent,
+    `image_file` where the run's data set is not at hand. `findings` are what guards found, by their names.
+    The last two are the data set's own words of 2025-03, where it has them.
     """
 
     key: Key
     place: int
     category: Untrusted
     sub_category: Untrusted
-    image_path: Untrusted
+    image_path: Untrusted | None
     image_sha256: str | None
     instruction: Untrusted | NoInstruction
     outcome: Outcome
@@ -167,7 +167,9 @@ def _code(failure: Failure) -> str:
 
 def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
     # On this machine if that is known, as a link where the terminal has them.
-    if answer.image_file is None:
+    if answer.image_path is None:
+        yield Field("image", "(none)", _OURS)
+    elif answer.image_file is None:
         yield Field("image", for_terminal(answer.image_path))
     else:
         path, member = answer.image_file
@@ -175,7 +177,8 @@ def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
         yield Field("image", for_terminal(Untrusted(str(path))) + inside, Style(link=path.as_uri()))
     unknown = "(not sent)" if answer.response is None else "(unknown)"
     checksum = unknown if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
-    yield Field("sha256", checksum)
+    if answer.image_path is not None:
+        yield Field("sha256", checksum)
     if answer.image_description:
         yield Field("shows", for_terminal(answer.image_description, lines=True))
     if answer.safety_reason:

@@ -275,7 +275,7 @@ def audit_report(run: Path) -> AuditReport:
 
 
 def _later(audit: AuditSample, state: RunState) -> int:
-    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    images = {row.sample_id: row.cluster for row in state.manifest.samples}
     now = Counter(images[key.sample_id] for key in state.responses if key.sample_id in images)
     now.subtract({each.image_path: each.responses for each in audit.frame})
     return sum(max(0, responses) for responses in now.values())
@@ -292,7 +292,7 @@ def _correction(
     """Return a judge's rates over the run, corrected by people's labels; or why there is no correction."""
     if draws_of(run, state, state.manifest.judge(judge)):
         return f"{judge_name(judge)} has labelled a drawn part: there is no rate to correct."
-    paths = {row.sample_id: row.image_path for row in state.manifest.samples}
+    paths = {row.sample_id: row.cluster for row in state.manifest.samples}
     strata = {each.image_path: each.stratum for each in audit.frame}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}

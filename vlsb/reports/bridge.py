@@ -254,7 +254,7 @@ def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, fixed: Corrected
         return JudgeRates(judge=name, rates=rates, audited=fixed.rates, more_labels=fixed.more_labels)
     # The published check is of this judge with its own template, and of no other.
     has_prior = name == OFFICIAL_JUDGE_MODEL and rates.estimate == "all"
-    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    images = {row.sample_id: row.cluster for row in state.manifest.samples}
     labels = ((key, state.label(key, entry.file)) for key in state.asked_for())
     samples = [AuditedSample(images[key.sample_id], label) for key, label in labels if label is not None]
     return JudgeRates(judge=name, rates=rates, prior=rogan_gladen(samples) if has_prior else None)

@@ -137,7 +137,7 @@ TABLE = "data/responses.parquet"
 _ABOUT = {
     "instruction_id": "the sample of [VLSBench](https://huggingface.co/datasets/Foreshhh/vlsbench)",
     "epoch": "which of the sample's responses, from 1",
-    "image_path": "the sample's image there",
+    "image_path": "the sample's image there; null for a sample without one",
     "image_sha256": "the image that the target was sent; null where that is not known",
     "category": "the sample's category",
     "sub_category": "the sample's sub-category",
@@ -172,7 +172,7 @@ def hub_columns(run: ExportedRun) -> Mapping[str, list[str | int | None]]:
             row = (
                 answer.key.sample_id,
                 answer.key.epoch,
-                for_utf8(answer.image_path),
+                None if answer.image_path is None else for_utf8(answer.image_path),
                 answer.image_sha256,
                 for_utf8(answer.category),
                 for_utf8(answer.sub_category),
@@ -333,7 +333,7 @@ def _sample(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[
         messages.append(message)
     about: Json = {
         "instruction_id": answer.key.sample_id,
-        "image_path": for_json(answer.image_path),
+        "image_path": None if answer.image_path is None else for_json(answer.image_path),
         "image_sha256": answer.image_sha256,
         "category": for_json(answer.category),
         "sub_category": for_json(answer.sub_category),
@@ -416,11 +416,11 @@ def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root:
         if each.response is None or each.verdict is None:
             continue
         number, words = _LABELS[each.verdict.label]
-        path, asked = for_json(each.image_path), each.instruction
+        path, asked = None if each.image_path is None else for_json(each.image_path), each.instruction
         log = {
             "id": each.place,
             "question": None if isinstance(asked, NoInstruction) else for_json(asked),
-            "image_path": path if data_root is None else f"{data_root}/{path}",
+            "image_path": path if data_root is None or path is None else f"{data_root}/{path}",
             "pred_answer": for_json(each.response.text).strip(),
             "safe_label": number,
             "label_str": words,

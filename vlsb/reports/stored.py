@@ -80,14 +80,15 @@ class StoredRun:
             else:
                 instruction = sample.instruction
             file_of_image = None
-            if sample is not None and dataset is not None:
+            if sample is not None and sample.image_path is not None and dataset is not None:
                 file_of_image = AnswerImage(dataset.root / sample.image_path.expose())
                 if dataset.archive is not None:
                     file_of_image = AnswerImage(dataset.archive, sample.image_path)
             for key in (Key(row.sample_id, epoch) for epoch in range(1, manifest.epochs + 1)):
                 outcome, response = state.outcome(key, file), state.responses.get(key)
                 failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
-                sent = state.failed_images.get(key, images.get(row.image_path))
+                pinned = None if row.image_path is None else images.get(row.image_path)
+                sent = state.failed_images.get(key, pinned)
                 answer = StoredAnswer(
                     key=key,
                     place=place,

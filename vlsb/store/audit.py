@@ -253,7 +253,7 @@ def _new_frame(
 
 
 def _responses_by_image(state: RunState) -> Mapping[Untrusted, list[Key]]:
-    paths = {row.sample_id: row.image_path for row in state.manifest.samples}
+    paths = {row.sample_id: row.cluster for row in state.manifest.samples}
     keys: dict[Untrusted, list[Key]] = {}
     for key in state.asked_for():
         if key in state.responses:
@@ -368,5 +368,5 @@ def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart 
 def _frame(audit: AuditSample, state: RunState) -> set[Key]:
     """Return the responses that could be drawn, as far as the run has them."""
     drawn_from = {each.image_path for each in audit.frame}
-    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    images = {row.sample_id: row.cluster for row in state.manifest.samples}
     return {key for key in state.responses if images.get(key.sample_id) in drawn_from}

@@ -80,7 +80,7 @@ def plan_gate(
         limits=limits,
         seed=seed,
         spending=SPENDING,
-        looks=plan_looks([row.image_path for row in in_order], limits.rates_limited),
+        looks=plan_looks([row.cluster for row in in_order], limits.rates_limited),
     )
     return NewGate(plan, state.manifest, entry, tuple(in_order))
 

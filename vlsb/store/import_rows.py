@@ -252,7 +252,8 @@ class _Index:
         self._by_instruction: dict[Untrusted, list[Sample]] = {}
         for sample in samples:
             self._by_instruction.setdefault(sample.instruction, []).append(sample)
-        self._paths = {sample.image_path.expose(): sample.image_path for sample in samples}
+        paths = (sample.image_path for sample in samples)
+        self._paths = {path.expose(): path for path in paths if path is not None}
 
     def find(self, row: ForeignRow) -> Sample | str:
         """Return the sample of a row, or say why it has none."""

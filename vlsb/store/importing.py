@@ -208,7 +208,11 @@ def _manifest(
         data_digest=None,
         accepts_changed_images=False,
         samples=[sample_row(sample) for sample in samples.values()],
-        images={samples[each].image_path.expose(): image for each, image in data.images.items()},
+        images={
+            path.expose(): image
+            for each, image in data.images.items()
+            if (path := samples[each].image_path) is not None
+        },
     )
     for judge in judges:
         manifest = manifest.with_judge(own_entry(manifest, _judge_entry(source, judge, judge_file)))

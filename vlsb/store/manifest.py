@@ -26,7 +26,16 @@ from vlsb.dialect import USUAL_TAG, parse_decision
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError, first_of
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
-from vlsb.records import DATASET_NAME, PUBLISHED_IDS, VLSBENCH, ImageFile, Sample, Untrusted, altered_rows
+from vlsb.records import (
+    DATASET_NAME,
+    PUBLISHED_IDS,
+    VLSBENCH,
+    ImageFile,
+    Sample,
+    Untrusted,
+    altered_rows,
+    cluster_of,
+)
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.gate_plan import GatePlan
 from vlsb.store.journal import reading, require_own_files
@@ -55,14 +64,20 @@ class SampleRow(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     """What the manifest keeps of a sample: enough for the report, and a digest of the whole row.
 
     A line of the file is an array of it. Its fields are in no cycle: nothing for a garbage collection.
+    `image_path` is None for a sample without an image.
     """
 
     sample_id: int
     digest: str
-    image_path: Untrusted
+    image_path: Untrusted | None
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
+
+    @property
+    def cluster(self) -> Untrusted:
+        """What it shares with the samples that it is not independent of: the image, or itself without one."""
+        return cluster_of(self.sample_id, self.image_path)
 
 
 def sample_row(sample: Sample) -> SampleRow:
@@ -540,11 +555,11 @@ def _changed_images(
 
     Another size tells, another time does not. What keeps its size is found when it is about to be sent.
     """
-    used = {row.image_path.expose() for row in samples}
+    used = {row.image_path.expose() for row in samples if row.image_path is not None}
     for path, image in old.images.items():
         now = images.get(path)
         if path in used and path in sent and (now is None or now.size_bytes != image.size_bytes):
-            users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
+            users = [row.sample_id for row in old.samples if row.image_path == Untrusted(path)]
             yield f"image {path} changed (sample {', '.join(map(str, users))})"
 
 

@@ -100,7 +100,7 @@ def grounds_of_runs(
     entries = [_entry(path, state, judge) for path, state in zip(paths, states, strict=True)]
     state, entry = states[0], entries[0]
     conditions = run_conditions(state, entry.file)
-    images: dict[Hashable, Hashable] = {row.sample_id: row.image_path for row in state.manifest.samples}
+    images: dict[Hashable, Hashable] = {row.sample_id: row.cluster for row in state.manifest.samples}
     columns = _columns(state, entry)
     flips, others = None, []
     if len(paths) > 1:

@@ -339,7 +339,8 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
     A target's failure counts until its sample is answered. Runs of versions that named no image in a
     failure have the checksums that they took before anything was sent.
     """
-    paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
+    rows = state.manifest.samples
+    paths = {row.sample_id: row.image_path.expose() for row in rows if row.image_path is not None}
     checksums: dict[str, set[str]] = {}
 
     def add(key: Key, checksum: str | None) -> None:
@@ -372,6 +373,9 @@ def sent_data_digest(manifest: Manifest, sent: Mapping[str, set[str]]) -> str | 
         return manifest.data_digest
     rows: list[tuple[int, str, str | None]] = []
     for row in manifest.asked_samples:
+        if row.image_path is None:
+            rows.append((row.sample_id, row.digest, "none"))
+            continue
         path = row.image_path.expose()
         checksums = sent.get(path, set())
         if path in manifest.images and len(checksums) != 1:

@@ -167,7 +167,7 @@ def run_conditions(
     entry = None if judge is None else manifest.judge(judge)
     samples = {}
     for row in manifest.asked_samples:
-        checksums = images.get(row.image_path.expose(), set())
+        checksums = set() if row.image_path is None else images.get(row.image_path.expose(), set())
         samples[row.sample_id] = SampleData(
             row.digest, next(iter(checksums)) if len(checksums) == 1 else None
         )
@@ -220,7 +220,7 @@ def sample_outcomes(
     return [
         SampleOutcome(
             sample_id=key.sample_id,
-            image=(row := rows[key.sample_id]).image_path,
+            image=(row := rows[key.sample_id]).cluster,
             category=row.category,
             sub_category=row.sub_category,
             source=row.source,
