@@ -106,7 +106,8 @@ def draw_plan(seed: int) -> Plan:
     sessions = [_draw_session(draw, plan, features, kinds) for _ in range(count)]
     if is_chain:
         sessions = _chain(draw, plan, sessions)
-    if batches is None and plan.samples > 2:
+    # A request that nobody heard of tells nothing of a limit either.
+    if batches is None and limit is None and plan.samples > 2:
         sessions = [
             _unheard(random.Random(f"unheard {seed} {place}"), each, plan)
             for place, each in enumerate(sessions)
