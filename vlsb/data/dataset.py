@@ -94,6 +94,32 @@ class Dataset:
         return read_image(self.open_image, sample.image_path)
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedSet:
+    """A published data set, or a half of it, that an entry point names: called with a folder, it reads that.
+
+    `rows` is how many were published, None where nobody here has counted them. `get` says what to do for a
+    copy. `read` gives the samples of a folder, to which their image paths are relative.
+    """
+
+    title: str
+    half: Half
+    rows: int | None
+    licence: str
+    get: str
+    read: Callable[[Path], Iterable[Sample]]
+
+    def __call__(self, root: Path) -> Dataset:
+        """Read a copy. Raises DatasetError with file and row."""
+        return Dataset.in_folder(root, self.read(root), half=self.half)
+
+
+def how_to_get(name: str) -> str:
+    """Say how a copy of a data set is had, by its name. Raises ConfigError for one that nobody brings."""
+    found = load(_entry_point(name), f"its data set {name}")
+    return found.get if isinstance(found, PublishedSet) else f"DIR is a folder with a copy of {name}."
+
+
 def load_named(name: str, root: Path | DataFiles) -> Dataset:
     """Load the data set of this name from a copy of it. Raises ConfigError for a name that nobody brings."""
     read: Callable[[Path | DataFiles], Dataset] = load(_entry_point(name), f"its data set {name}")

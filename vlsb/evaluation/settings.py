@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import config
-from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
+from vlsb.data import MINI, Selection, how_to_get, named_root, parse_limit, require_dataset
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.engines.leases import EngineNeed, Surroundings, host_engines, lease_engines
 from vlsb.engines.registry import ServerRecord
@@ -248,7 +248,8 @@ def data_root_of(
                 advice="Pass its new place with --data-root.",
             ) from error
     if root is None and options.dataset != VLSBENCH:
-        raise ConfigError(f"--dataset {options.dataset}: pass --data-root DIR with a copy of it.")
+        get = how_to_get(options.dataset)
+        raise ConfigError(f"--dataset {options.dataset}: pass --data-root DIR with a copy of it. {get}")
     return root
 
 

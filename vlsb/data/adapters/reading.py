@@ -1,39 +1,17 @@
-"""Rows of published files, with errors that name file and row, and the data set that is made of them."""
+"""Rows of published files, and the samples that are made of them, with errors that name file and row."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from vlsb import strict_json
-from vlsb.data.dataset import Dataset
 from vlsb.data.samples import MAX_ROWS_BYTES, unreadable
 from vlsb.errors import DatasetError
-from vlsb.records import Half, Sample, Untrusted
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedSet:
-    """A half of a published data set, or all of it: called with a folder, it reads a copy.
-
-    `rows` is how many were published, `get` what to do for a copy, whose folder `--data-root` takes.
-    `read` gives the samples of a folder; image paths are relative to it.
-    """
-
-    title: str
-    half: Half
-    rows: int
-    licence: str
-    get: str
-    read: Callable[[Path], Iterable[Sample]]
-
-    def __call__(self, root: Path) -> Dataset:
-        """Read a copy. Raises DatasetError with file and row."""
-        return Dataset.in_folder(root, self.read(root), half=self.half)
+from vlsb.records import Sample, Untrusted
 
 
 class FileRow(NamedTuple):
@@ -65,6 +43,21 @@ class FileRow(NamedTuple):
             raise DatasetError(f"{self.where} has no whole number in {name}. Is it a whole copy?")
         return value
 
+    def flag(self, name: str) -> bool:
+        """Return a field that is true or false. Raises DatasetError for any other."""
+        value = self.fields.get(name)
+        if not isinstance(value, bool):
+            raise DatasetError(f"{self.where} has neither true nor false in {name}. Is it a whole copy?")
+        return value
+
+    def inner(self, name: str) -> FileRow:
+        """Return a field that is an object, as a row. Raises DatasetError for any other."""
+        return next(rows_of([self.fields.get(name)], f"{self.where} {name}"))
+
+    def inners(self, name: str) -> Iterator[FileRow]:
+        """Yield the objects of a field that is a list of them, as rows. Raises DatasetError for any other."""
+        return rows_of(self.fields.get(name), f"{self.where} {name}")
+
     def sample(
         self,
         number: int,
@@ -92,16 +85,18 @@ class FileRow(NamedTuple):
         )
 
 
-def json_rows(path: Path, rows: Any = None) -> Iterator[FileRow]:
-    """Yield the objects of a JSON file, which is a list of them or has them by key.
+def json_rows(path: Path) -> Iterator[FileRow]:
+    """Yield the objects of a JSON file, which is a list of them or has them by key."""
+    found = json_file(path)
+    return rows_of(list(found.values()) if isinstance(found, dict) else found, path.name)
 
-    `rows` are those of a part of the file that was read before.
-    """
-    found = json_file(path) if rows is None else rows
-    found = list(found.values()) if isinstance(found, dict) else found
-    if not isinstance(found, list):
-        raise DatasetError(f"{path.name} holds no list of rows. Is it the right file?")
-    yield from _rows(path, found)
+
+def json_objects(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds."""
+    found = json_file(path)
+    if not isinstance(found, dict):
+        raise DatasetError(f"{path.name} holds no object with keys. Is it the right file?")
+    return found
 
 
 def json_file(path: Path) -> Any:
@@ -114,25 +109,31 @@ def json_file(path: Path) -> Any:
 
 def json_lines(path: Path) -> Iterator[FileRow]:
     """Yield the objects of a file that has one in every line."""
-    lines = (line for line in _content(path).splitlines() if line.strip())
     try:
-        yield from _rows(path, [strict_json.loads(line) for line in lines])
+        found = [strict_json.loads(line) for line in _content(path).splitlines() if line.strip()]
     except ValueError as error:
         raise DatasetError(f"{path.name} is not JSON in every line ({error}).") from error
+    return rows_of(found, path.name)
 
 
 def csv_rows(path: Path) -> Iterator[FileRow]:
     """Yield the rows of a CSV file whose first line names the columns."""
     try:
         stream = io.StringIO(_content(path).decode(), newline="")
-        yield from _rows(path, list(csv.DictReader(stream, strict=True)))
+        found = list(csv.DictReader(stream, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DatasetError(f"{path.name} is not CSV in UTF-8 ({error}). Download it again.") from error
+    if any(None in row or None in row.values() for row in found):
+        raise DatasetError(f"{path.name} has rows with more fields than its first line, or fewer.")
+    return rows_of(found, path.name)
 
 
-def _rows(path: Path, found: list[Any]) -> Iterator[FileRow]:
+def rows_of(found: object, name: str) -> Iterator[FileRow]:
+    """Yield a list's objects as rows; `name` is what errors call the list."""
+    if not isinstance(found, list):
+        raise DatasetError(f"{name} is no list of rows. Is it the right file?")
     for place, fields in enumerate(found, start=1):
-        where = f"{path.name} row {place}"
+        where = f"{name} row {place}"
         if not isinstance(fields, dict):
             raise DatasetError(f"{where} is no object with fields. Is it the right file?")
         yield FileRow(fields, where)

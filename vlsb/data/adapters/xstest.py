@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vlsb.data.adapters.reading import PublishedSet, csv_rows
+from vlsb.data.adapters.reading import csv_rows
+from vlsb.data.dataset import PublishedSet
 from vlsb.records import Half, Sample
 
 GET = "Put xstest_prompts.csv of github.com/paul-rottger/exaggerated-safety into DIR."
