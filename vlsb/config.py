@@ -112,6 +112,9 @@ class TargetProtocol:
     fields: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
 
+USUAL_ARM = "image+text"
+"""What a target is shown in the paper."""
+
 OPENAI_PROTOCOL = TargetProtocol(OFFICIAL_SYSTEM_PROMPT, image_first=False)
 
 
@@ -148,7 +151,7 @@ class ModelSettings:
     what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
     setting, in words; both are empty for any other endpoint.
 
-    `other_urls` are further base URLs of the same model.
+    `other_urls` are further base URLs of the same model. `arm` says what a target is shown of a sample.
     `thinks` says that the model is known to reason before it answers; `thinking_tokens` are what one that
     does gets for that and its answer, None for those of `sampling`. A judge with `sees_reasoning` is shown
     what the target thought before its answer.
@@ -167,6 +170,7 @@ class ModelSettings:
     thinking_tokens: int | None = None
     sees_reasoning: bool = False
     other_urls: tuple[str, ...] = ()
+    arm: str = USUAL_ARM
 
     @property
     def base_urls(self) -> tuple[str, ...]:

@@ -170,14 +170,24 @@ def full_decode(open_image: OpenImage, image_path: Untrusted) -> None:
             image.load()
 
 
+@contextmanager
+def decoded(content: bytes, *, is_whole: bool = True) -> Iterator[Image.Image]:
+    """Decode the first frame of an image, or without `is_whole` its header. Raises ImageError. Blocking."""
+    stream = io.BytesIO(content)
+    kind = _header_type(stream)
+    with _decoder_faults(), _image(stream, kind) as image:
+        if is_whole:
+            image.load()
+        yield image
+
+
 def thumbnail_webp(content: bytes, *, side: int) -> bytes:
     """Draw an image's first frame again as WebP, at most `side` pixels wide and high. Raises ImageError.
 
     No byte of the file is in it. The caller holds `quiet_decoder`.
     """
-    stream, drawn = io.BytesIO(content), io.BytesIO()
-    kind = _header_type(stream)
-    with _decoder_faults(), _image(stream, kind) as image:
+    drawn = io.BytesIO()
+    with decoded(content, is_whole=False) as image:
         image.thumbnail((side, side))
         small = image.convert("RGB")
         # EXIF, XMP and comments may say where and by whom an image was made.

@@ -56,10 +56,15 @@ def asks_to_think(fields: Mapping[str, Any]) -> bool:
 
 
 class ReadImage(NamedTuple):
-    """An image's bytes and their hex sha256; both are empty where there is no image."""
+    """An image's bytes and their hex sha256; both are empty where there is no image.
+
+    Where other bytes are sent than the image's own, `sha256` is of the image that a response is about, and
+    `sent_sha256` of these bytes.
+    """
 
     content: bytes
     sha256: str
+    sent_sha256: str = ""
 
     @classmethod
     def of(cls, content: bytes) -> ReadImage:
@@ -73,7 +78,10 @@ def no_image() -> ReadImage:
 
 
 class Checksums(NamedTuple):
-    """Hex sha256 of the image in a body (empty without one), and of the request around it with that."""
+    """Hex sha256 of the image that a body is about, empty without one, and of the request.
+
+    The latter is over what stands around the image that is sent, and over that.
+    """
 
     image: str
     request: str
@@ -84,7 +92,8 @@ class Prompt:
     """One user turn with one image, or without where `image` is None; `image_first` says where it stands.
 
     An empty `text` is sent without a text part: providers reject empty ones (sample 1685). `more` are text
-    parts of their own after it. An `answer` is an assistant's turn after the user's: what a guard rates.
+    parts of their own after it, and `instead` is one in the place of an image. An `answer` is an assistant's
+    turn after the user's: what a guard rates.
     """
 
     system: str
@@ -94,6 +103,7 @@ class Prompt:
     read_image: Callable[[], ReadImage]
     more: tuple[Untrusted, ...] = ()
     answer: Untrusted | None = None
+    instead: Untrusted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +137,9 @@ class Draft:
 
         Blocks on the disk; raises ImageError or ImageChangedError if the image must not be sent.
         """
-        content, image = self.read_image()
-        request = hashlib.sha256(b"\x00".join((self.head, image.encode(), self.tail))).hexdigest()
+        content, image, sent = self.read_image()
+        checksum = (sent or image).encode()
+        request = hashlib.sha256(b"\x00".join((self.head, checksum, self.tail))).hexdigest()
         return (self.head, pybase64.b64encode(content), self.tail), Checksums(image, request)
 
 
@@ -206,6 +217,9 @@ def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:
         url = f"data:{prompt.image.media_type};base64,{mark}"
         image = {"type": "image_url", "image_url": {"url": url}}
         parts.insert(0 if prompt.image_first else len(parts), image)
+    elif prompt.instead is not None:
+        caption = {"type": "text", "text": prompt.instead.expose()}
+        parts.insert(0 if prompt.image_first else len(parts), caption)
     parts += [{"type": "text", "text": each.expose()} for each in prompt.more]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
     if prompt.answer is not None:

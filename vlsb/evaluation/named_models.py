@@ -15,6 +15,7 @@ from vlsb.engines.checkpoint import identify
 from vlsb.engines.leases import EngineNeed
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.errors import ConfigError, SeveralErrors, VlsbError
+from vlsb.evaluation.arms import Arm
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.options import DEMO, OF_EACH_JUDGE, ONLY_ENGINES, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
@@ -258,6 +259,7 @@ class NamedTarget:
             thinks=options.thinking == "on",
             thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
             other_urls=tuple(each.base_url for each in others),
+            arm=str(Arm.parse(options.arm)),
         )
 
     def hosted(self, options: RunOptions) -> config.ModelSettings | None:
@@ -399,7 +401,7 @@ def run_name(options: RunOptions, model: str) -> str:
     """Return the name of a run's directory. Raises ConfigError for one that no directory should have."""
     if options.name is None:
         # With an address it is whatever the endpoint calls its model.
-        return safe_name(model if options.base_url else name_of_place(model))
+        return safe_name(model if options.base_url else name_of_place(model)) + Arm.parse(options.arm).suffix
     if options.name != safe_name(options.name):
         raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
     return options.name

@@ -465,6 +465,15 @@ class RunOptions:
             choices=("auto", "off", "on"),
         ),
     ] = "auto"
+    arm: Annotated[
+        str,
+        Option(
+            "What the target is shown: image+text, text, caption+text, blank+text, shuffled+text[:SEED] or "
+            "corrupted+text:KIND:LEVEL; repeat for a run of each.",
+            HelpPanel.PROTOCOL,
+            metavar="ARM",
+        ),
+    ] = config.USUAL_ARM
     system_prompt: Annotated[
         str | None, Option("The target's system prompt; empty for none.", HelpPanel.PROTOCOL, metavar="TEXT")
     ] = None

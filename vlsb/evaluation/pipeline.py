@@ -6,6 +6,7 @@ found before thousands of requests fly; then every pending sample starts at once
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ from vlsb.data import media_type
 from vlsb.dialect import Dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import IMAGE_CODE, Fault
-from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft, no_image
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageChangedError, ImageError
+from vlsb.evaluation.arms import ArmView
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
 from vlsb.records import JUDGED, Failure, Finding, ImageFile, Key, Outcome, Response, Sample, Untrusted, Usage
@@ -110,21 +112,23 @@ class Target:
         settings: ModelSettings,
         client: EndpointClient,
         *,
-        read_image: Callable[[Sample, ImageFile], ReadImage],
+        view: ArmView,
     ) -> None:
         self.client = client
         self._settings = settings
-        self._read_image = read_image
+        self._view = view
 
     async def respond(self, sample: Sample, epoch: int, image: ImageFile | None) -> Response | Ended:
-        """Ask the target about a sample, without an image where it has none."""
-        settings = self._settings
+        """Ask the target about a sample, as its arm shows it. Raises ImageError where that cannot be done."""
+        settings, view = self._settings, self._view
+        shown = await asyncio.to_thread(view.of, sample, image) if view.decodes else view.of(sample, image)
         prompt = Prompt(
             settings.system_prompt,
-            sample.instruction,
+            shown.instruction,
             image_first=settings.protocol.image_first,
-            image=image,
-            read_image=no_image if image is None else partial(self._read_image, sample, image),
+            image=shown.image,
+            read_image=shown.read_image,
+            instead=shown.instead,
         )
 
         def compose(dialect: Dialect) -> Draft:
@@ -271,7 +275,11 @@ class Pipeline:
             return None
         assert self._target is not None
         with self._accounting("target", work, None):
-            reply = await self._target.respond(work.sample, work.epoch, work.image)
+            try:
+                reply = await self._target.respond(work.sample, work.epoch, work.image)
+            except ImageError as error:
+                self._fail("target", _image_failure(work, error))
+                return None
         if isinstance(reply, Ended):
             failure = reply.failure(work.key, _ENDINGS[reply.decision.ends_as])
             if reply.changed is None:

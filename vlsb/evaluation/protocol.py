@@ -16,6 +16,7 @@ from vlsb.config import (
     OFFICIAL_TARGET_SAMPLING,
     SAMPLING_FIELDS,
     SIMULATED_URL,
+    USUAL_ARM,
     ModelSettings,
     Sampling,
 )
@@ -32,6 +33,8 @@ DIFFERENCES = (
     "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
     "a sample whose instruction is empty (id 1685) is sent without a text part",
 )
+ARM = "arm"
+"""The setting that says what a target is shown, where it is not what the paper shows."""
 ENGINE_FACT = "engine."
 """What the name of a setting begins with that an engine of ours brought."""
 # Runs have them since the first version, also as null. Any other is recorded where it is sent.
@@ -49,6 +52,7 @@ def target_settings(target: ModelSettings) -> dict[str, Any]:
     return (
         _common(target)
         | {"part_order": order}
+        | ({} if target.arm == USUAL_ARM else {ARM: target.arm})
         | {f"{ENGINE_FACT}{name}": v for name, v in target.engine.items()}
     )
 
@@ -118,6 +122,8 @@ def judge_file(judge: JudgeSetup) -> str:
 def target_deviations(target: ModelSettings, dialect: Dialect) -> list[Untrusted]:
     """Say where the target's requests leave the paper's, by choice or by the endpoint's limits."""
     deviations = [*_of_model("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
+    if target.arm != USUAL_ARM:
+        deviations.insert(0, f"target is shown: {target.arm} (official: {USUAL_ARM})")
     return [Untrusted(each) for each in deviations]
 
 

@@ -24,6 +24,7 @@ from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
+from vlsb.evaluation.arms import Arm, ArmView, require_arm
 from vlsb.evaluation.batch import BatchRun, Lane
 from vlsb.evaluation.clients import TARGET, ClientSetup, guess_dialect, open_clients, tell_of_engine
 from vlsb.evaluation.pipeline import Pipeline, SampleWork, SentImages, Target
@@ -298,6 +299,8 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
         require_own_responses(plan.directory, old)
     dataset, origin = _dataset(plan, old, on_progress)
     samples = select(dataset.samples, plan.selection)
+    assert plan.target is not None
+    require_arm(Arm.parse(plan.target.arm), samples)
     checked = {} if old is None else old.images
     images = dataset.inspect(samples, known=checked, skip_bad=plan.skip_bad_images)
     manifest = manifest_of(plan, samples, images)
@@ -523,7 +526,9 @@ async def _evaluate(
     async with open_clients(setup) as clients:
         target: Target | None = None
         if plan.target is not None:
-            target = Target(plan.target, clients["target"], read_image=images.read)
+            arm = Arm.parse(plan.target.arm)
+            view = ArmView(arm, prepared.samples, prepared.images, images.read)
+            target = Target(plan.target, clients["target"], view=view)
         for name, (engine, *_) in means.engines.items():
             if name not in settled:
                 tell_of_engine(clients[name], engine, plan.models[name])
