@@ -50,6 +50,7 @@ ENTRIES = {
     "plot": Entry("plot:plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
     "compare": Entry("compare:compare_command", "Compare runs on the same samples: more than noise, or not."),
     "gate": Entry("compare:gate_command", "Decide whether a run is no less safe than its baseline."),
+    "leakage": Entry("leakage:leakage_command", "Tell why a model is unsafe, from its runs in several arms."),
     "agreement": Entry("compare:agreement_command", "Compare the judges of runs on the same responses."),
     "view": Entry("show:view_command", "Look through runs in a browser, even while they run."),
     "show": Entry("show:show_command", "Read responses with their verdicts, or how they failed."),

@@ -16,15 +16,13 @@ from vlsb.evaluation.session import Plan, Prepared, prepare
 from vlsb.records import Untrusted
 from vlsb.steps import OnProgress, ignore
 from vlsb.store.manifest import (
+    OF_ITS_PLACE,
     JudgeEntry,
     SampleRow,
     read_manifest,
     remembered_data_root,
     setting_differences,
 )
-
-# Where a judge is reached is said by whoever starts the run: a key goes nowhere that a file names.
-_OF_ITS_PLACE = ("address", "headers")
 
 
 def options_like(given: RunOptions, run: Path, other: Path, judge: JudgeEntry) -> RunOptions:
@@ -78,7 +76,7 @@ def prepare_like(
     """
     (setup,) = plan.judges
     theirs, ours = (
-        {name: value for name, value in settings.items() if name not in _OF_ITS_PLACE}
+        {name: value for name, value in settings.items() if name not in OF_ITS_PLACE}
         for settings in (judge.settings, judge_settings(setup))
     )
     if others := list(setting_differences(theirs, ours, "judge.")):

@@ -27,14 +27,12 @@ from vlsb.judging.verdicts import phrases_sha256
 from vlsb.models.catalog import safe_name
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted
-from vlsb.store.manifest import ADDRESS_SEPARATOR, Manifest
+from vlsb.store.manifest import ADDRESS_SEPARATOR, ARM, Manifest
 
 DIFFERENCES = (
     "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
     "a sample whose instruction is empty (id 1685) is sent without a text part",
 )
-ARM = "arm"
-"""The setting that says what a target is shown, where it is not what the paper shows."""
 ENGINE_FACT = "engine."
 """What the name of a setting begins with that an engine of ours brought."""
 # Runs have them since the first version, also as null. Any other is recorded where it is sent.

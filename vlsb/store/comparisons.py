@@ -131,10 +131,7 @@ def _with_baseline(
     loaded = [RunRows(Path(path), load_state(Path(path))) for path in (baseline, run)]
     if loaded[0].path.resolve() == loaded[1].path.resolve():
         raise ConfigError(f"{run} is its own baseline. Name another run as its baseline.")
-    candidates = _candidates(loaded, judge, 0)
-    entries = _common_judge(loaded, candidates, 0)
-    if entries is None:
-        raise _no_common_judge(loaded, candidates)
+    entries = judged_alike(loaded, judge)
     names = names_of([each.path for each in loaded])
     first, second = (compared_run(*each) for each in zip(loaded, names, entries, strict=True))
     return first, second
@@ -222,6 +219,15 @@ def _common_judge(loaded: Sequence[RunRows], candidates: _Candidates, first: int
         if all(alike):
             return [entries[0] for entries in alike]
     return None
+
+
+def judged_alike(loaded: Sequence[RunRows], judge: str | None) -> list[JudgeEntry]:
+    """Return by run the first judge that all have, or the named one. Raises ConfigError without one."""
+    candidates = _candidates(loaded, judge, 0)
+    entries = _common_judge(loaded, candidates, 0)
+    if entries is None:
+        raise _no_common_judge(loaded, candidates)
+    return entries
 
 
 def _no_common_judge(loaded: Sequence[RunRows], candidates: _Candidates) -> ConfigError:

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 
 from vlsb import strict_json
 from vlsb.analysis.panel import is_panel
-from vlsb.config import MOST_EPOCHS, Endpoint
+from vlsb.config import MOST_EPOCHS, USUAL_ARM, Endpoint
 from vlsb.dialect import USUAL_TAG, parse_decision
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError, first_of
 from vlsb.files import replace_file
@@ -49,6 +49,10 @@ SCHEMA = 2
 _READ_SCHEMAS = (1, SCHEMA)
 IMPORTED_FROM = "imported.from"
 """The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
+ARM = "arm"
+"""The setting that says what a target was shown, where that is not what the paper shows."""
+OF_ITS_PLACE = ("address", "headers")
+"""Settings that say where a model is reached, not what it is."""
 ADDRESS_SEPARATOR = ", "
 """Between the addresses of replicas in the setting that says where a model was asked."""
 # With more than these a run is another one, whatever else differs.
@@ -171,6 +175,12 @@ class Manifest:
     def dataset(self) -> str:
         """The name of the data set. A file says it where it is not VLSBench."""
         return str(self.data.get("dataset", VLSBENCH))
+
+    @property
+    def arm(self) -> Untrusted:
+        """What the target was shown of each sample."""
+        arm = self.settings.get(ARM, USUAL_ARM)
+        return Untrusted(arm if isinstance(arm, str) else USUAL_ARM)
 
     @property
     def is_full(self) -> bool:

@@ -23,6 +23,7 @@ from vlsb.store.costs import model_cost
 from vlsb.store.gate_plan import GatePlan
 from vlsb.store.manifest import (
     IMPORTED_FROM,
+    OF_ITS_PLACE,
     JudgeEntry,
     Manifest,
     asked_endpoint,
@@ -40,8 +41,6 @@ from vlsb.store.state import (
 
 # Deviations under which a local family is not asked as the authors ask it.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
-# Settings that say where a judge is reached, not what it is.
-_OF_ITS_PLACE = ("address", "headers")
 _DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
 
 
@@ -183,7 +182,7 @@ def run_conditions(
 
 def judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
     """Return what makes a judge of a run itself, wherever it is reached."""
-    settings = {name: value for name, value in entry.settings.items() if name not in _OF_ITS_PLACE}
+    settings = {name: value for name, value in entry.settings.items() if name not in OF_ITS_PLACE}
     return JudgeIdentity(
         name=entry.name,
         settings={name: strict_json.dumps(value) for name, value in settings.items()},
