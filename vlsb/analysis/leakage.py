@@ -24,7 +24,7 @@ _MOST_FLIPS = 0.45
 _STEP = 1e-5
 
 
-class Cause(StrEnum):
+class SampleCause(StrEnum):
     """What became of a sample. Two of them need the caption's arm; without it they are one."""
 
     GIVEN_AWAY = "given_away"
@@ -37,13 +37,13 @@ class Cause(StrEnum):
 
 # How probable each is where text, image and caption are answered safely with these probabilities.
 _Told = Callable[[float, float, float], float]
-_TOLD: Mapping[Cause, _Told] = {
-    Cause.GIVEN_AWAY: lambda text, image, _: text * image,
-    Cause.HANDLED: lambda text, image, _: (1 - text) * image,
-    Cause.MISLED: lambda text, image, _: text * (1 - image),
-    Cause.UNSEEN: lambda text, image, caption: (1 - text) * (1 - image) * caption,
-    Cause.UNHEEDED: lambda text, image, caption: (1 - text) * (1 - image) * (1 - caption),
-    Cause.UNSEEN_OR_UNHEEDED: lambda text, image, _: (1 - text) * (1 - image),
+_TOLD: Mapping[SampleCause, _Told] = {
+    SampleCause.GIVEN_AWAY: lambda text, image, _: text * image,
+    SampleCause.HANDLED: lambda text, image, _: (1 - text) * image,
+    SampleCause.MISLED: lambda text, image, _: text * (1 - image),
+    SampleCause.UNSEEN: lambda text, image, caption: (1 - text) * (1 - image) * caption,
+    SampleCause.UNHEEDED: lambda text, image, caption: (1 - text) * (1 - image) * (1 - caption),
+    SampleCause.UNSEEN_OR_UNHEEDED: lambda text, image, _: (1 - text) * (1 - image),
 }
 
 
@@ -55,7 +55,7 @@ class ArmsOfSample(NamedTuple):
     labels: Mapping[str, Sequence[bool]]
 
 
-class Share(NamedTuple):
+class CauseShare(NamedTuple):
     """How many samples of a hundred: as the labels say, and without those that chance put there.
 
     `interval` is of the corrected share where there is one, else of the other.
@@ -78,15 +78,17 @@ class Leakage:
     samples: int
     unlabelled: int
     images: int
-    shares: Mapping[Cause, Share]
-    text_safe: Share
+    shares: Mapping[SampleCause, CauseShare]
+    text_safe: CauseShare
     flips: Mapping[str, float]
 
 
-def causes_of(arms: Sequence[str]) -> tuple[Cause, ...]:
+def causes_of(arms: Sequence[str]) -> tuple[SampleCause, ...]:
     """Return what samples with these arms are told apart as."""
-    told = (Cause.UNSEEN, Cause.UNHEEDED) if CAPTION in arms else (Cause.UNSEEN_OR_UNHEEDED,)
-    return (Cause.GIVEN_AWAY, Cause.HANDLED, Cause.MISLED, *told)
+    told = (
+        (SampleCause.UNSEEN, SampleCause.UNHEEDED) if CAPTION in arms else (SampleCause.UNSEEN_OR_UNHEEDED,)
+    )
+    return (SampleCause.GIVEN_AWAY, SampleCause.HANDLED, SampleCause.MISLED, *told)
 
 
 def leakage(samples: Sequence[ArmsOfSample], arms: Sequence[str]) -> Leakage | None:
@@ -95,10 +97,10 @@ def leakage(samples: Sequence[ArmsOfSample], arms: Sequence[str]) -> Leakage | N
     whole = [each for each in samples if all(each.labels.get(arm) for arm in needed)]
     if not whole:
         return None
-    flips = {arm: flip for arm in needed if (flip := _Flips.of(whole, arm)) is not None}
+    flips = {arm: flip for arm in needed if (flip := _LabelFlips.of(whole, arm)) is not None}
     usual = sum(each.rate for each in flips.values()) / len(flips) if flips else 0.0
     places = {image: place for place, image in enumerate(dict.fromkeys(each.image for each in whole))}
-    group = _Group(
+    group = _ArmLabels(
         safe=[_safe(each) for each in whole],
         images=[places[each.image] for each in whole],
         rates=[flips[arm].rate if arm in flips else usual for arm in _ARMS],
@@ -114,14 +116,14 @@ def leakage(samples: Sequence[ArmsOfSample], arms: Sequence[str]) -> Leakage | N
     )
 
 
-class _Flips(NamedTuple):
+class _LabelFlips(NamedTuple):
     """How often a label of an arm flips, and how many times each sample moves that."""
 
     rate: float
     pulls: Sequence[float]
 
     @classmethod
-    def of(cls, samples: Sequence[ArmsOfSample], arm: str) -> _Flips | None:
+    def of(cls, samples: Sequence[ArmsOfSample], arm: str) -> _LabelFlips | None:
         """Measure it by pairs of labels of one sample; None where no sample has two."""
         differing: list[float | None] = []
         for each in samples:
@@ -148,22 +150,22 @@ def _safe(sample: ArmsOfSample) -> tuple[float, float, float]:
     return text, image, caption
 
 
-class _Group(NamedTuple):
+class _ArmLabels(NamedTuple):
     """Samples by the shares of their labels that are safe, in the order of `_ARMS`, and by their images."""
 
     safe: Sequence[tuple[float, float, float]]
     images: Sequence[int]
     rates: Sequence[float]
-    flips: Mapping[str, _Flips]
+    flips: Mapping[str, _LabelFlips]
 
-    def share(self, told: _Told) -> Share:
+    def share(self, told: _Told) -> CauseShare:
         """Return how many samples are told to be something."""
         count = len(self.safe)
         observed = [told(*safe) for safe in self.safe]
         mean = math.fsum(observed) / count
         if not self.flips:
             pulls = [(each - mean) / count for each in observed]
-            return Share(100 * mean, None, _interval(mean, pulls, self.images))
+            return CauseShare(100 * mean, None, _interval(mean, pulls, self.images))
         values = self._corrected(told, self.rates)
         corrected = math.fsum(values) / count
         pulls = [(each - corrected) / count for each in values]
@@ -171,7 +173,7 @@ class _Group(NamedTuple):
             slope = self._slope(told, arm)
             pulls = [pull + slope * more for pull, more in zip(pulls, flip.pulls, strict=True)]
         interval = _interval(corrected, pulls, self.images)
-        return Share(100 * mean, 100 * min(1.0, max(0.0, corrected)), interval)
+        return CauseShare(100 * mean, 100 * min(1.0, max(0.0, corrected)), interval)
 
     def _corrected(self, told: _Told, rates: Sequence[float]) -> list[float]:
         """Return what each sample adds, had no label flipped: right on average, not for one sample."""

@@ -28,7 +28,7 @@ _SHAPES = (
 )
 
 
-class View(StrEnum):
+class ShownView(StrEnum):
     """What stands where the sample's image does in the paper."""
 
     IMAGE = USUAL_ARM
@@ -46,7 +46,7 @@ class Arm:
     As text it is what `--arm` takes and what a run records.
     """
 
-    view: View
+    view: ShownView
     seed: int = 0
     corruption: str = ""
     level: int = 0
@@ -55,14 +55,14 @@ class Arm:
     def parse(cls, text: str) -> Arm:
         """Read what `--arm` takes. Raises ConfigError with all that it may be."""
         name, *details = text.split(":")
-        if name in [*View]:
-            view = View(name)
+        if name in [*ShownView]:
+            view = ShownView(name)
             if not details:
-                if view is not View.CORRUPTED:
+                if view is not ShownView.CORRUPTED:
                     return cls(view)
-            elif view is View.SHUFFLED and len(details) == 1 and details[0].isdecimal():
+            elif view is ShownView.SHUFFLED and len(details) == 1 and details[0].isdecimal():
                 return cls(view, seed=int(details[0]))
-            elif view is View.CORRUPTED and len(details) == 2:
+            elif view is ShownView.CORRUPTED and len(details) == 2:
                 kind, level = details
                 levels = [str(each) for each in range(1, altered_images.LEVELS + 1)]
                 if kind in altered_images.CORRUPTIONS and level in levels:
@@ -73,13 +73,15 @@ class Arm:
     def suffix(self) -> str:
         """What the name of a run's directory ends with; empty for the usual arm."""
         words = str(self).replace("+text", "").replace(":", "-")
-        return "" if self.view is View.IMAGE else f".{words}"
+        return "" if self.view is ShownView.IMAGE else f".{words}"
 
     def __str__(self) -> str:
-        if self.view is View.SHUFFLED:
+        if self.view is ShownView.SHUFFLED:
             return f"{self.view}:{self.seed}"
         return (
-            f"{self.view}:{self.corruption}:{self.level}" if self.view is View.CORRUPTED else str(self.view)
+            f"{self.view}:{self.corruption}:{self.level}"
+            if self.view is ShownView.CORRUPTED
+            else str(self.view)
         )
 
 
@@ -109,7 +111,7 @@ class ArmView:
         self._arm = arm
         self._read = read
         self._images = images
-        self._others = others_images(samples, arm.seed) if arm.view is View.SHUFFLED else {}
+        self._others = others_images(samples, arm.seed) if arm.view is ShownView.SHUFFLED else {}
 
     def of(self, sample: Sample, image: ImageFile) -> Shown:
         """Return what the target is shown of a sample.
@@ -120,39 +122,43 @@ class ArmView:
         own = partial(self._read, sample, image)
         usual = Shown(sample.instruction, image, None, own)
         match self._arm.view:
-            case View.IMAGE:
+            case ShownView.IMAGE:
                 return usual
-            case View.TEXT:
+            case ShownView.TEXT:
                 if not sample.instruction:
                     raise ImageError(
                         "the instruction is empty, and this arm shows no image: nothing is asked"
                     )
                 return usual._replace(image=None, read_image=partial(_without_bytes, own))
-            case View.CAPTION:
+            case ShownView.CAPTION:
                 # A run is not begun on a data set that does not describe its images.
                 caption = Untrusted(_CAPTION + (sample.image_description or Untrusted("")).expose())
                 return usual._replace(image=None, instead=caption, read_image=partial(_without_bytes, own))
-            case View.SHUFFLED:
+            case ShownView.SHUFFLED:
                 other = self._others[sample.id]
                 if isinstance(found := self._images[other.id], ImageError):
                     raise ImageError(f"the image of sample {other.id} is shown instead: {found.message}")
                 return usual._replace(
                     image=found, read_image=partial(_another, own, partial(self._read, other, found))
                 )
-            case View.BLANK:
+            case ShownView.BLANK:
                 alter, kind = altered_images.blank_like, "image/png"
-            case View.CORRUPTED:
+            case ShownView.CORRUPTED:
                 corruption, level = self._arm.corruption, self._arm.level
                 alter = partial(altered_images.corrupt, kind=corruption, level=level)
                 kind = altered_images.corrupted_type(corruption)
-        size = _MOST_OF_A_BLANK if self._arm.view is View.BLANK else altered_images.most_bytes(own().content)
+        size = (
+            _MOST_OF_A_BLANK
+            if self._arm.view is ShownView.BLANK
+            else altered_images.most_bytes(own().content)
+        )
         drawn = replace(image, media_type=kind, size_bytes=size)
         return usual._replace(image=drawn, read_image=partial(_altered, own, alter))
 
     @property
     def decodes(self) -> bool:
         """Whether `of` reads an image."""
-        return self._arm.view is View.CORRUPTED
+        return self._arm.view is ShownView.CORRUPTED
 
 
 def _without_bytes(read: Callable[[], ReadImage]) -> ReadImage:
@@ -196,9 +202,9 @@ def others_images(samples: Sequence[Sample], seed: int) -> dict[int, Sample]:
 
 def require_arm(arm: Arm, samples: Sequence[Sample]) -> None:
     """Raise ConfigError where the samples do not have what the arm shows of them."""
-    if arm.view is View.SHUFFLED:
+    if arm.view is ShownView.SHUFFLED:
         others_images(samples, arm.seed)
-    if arm.view is View.CAPTION and (missing := sum(not each.image_description for each in samples)):
+    if arm.view is ShownView.CAPTION and (missing := sum(not each.image_description for each in samples)):
         raise ConfigError(
             f"--arm {arm} shows what the data set says of an image, and it says nothing of {missing:,} of "
             f"{len(samples):,}. Use a revision of the data that describes its images, or leave the arm out."

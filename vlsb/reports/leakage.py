@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vlsb.analysis.leakage import CAPTION, Cause, Leakage, Share
+from vlsb.analysis.leakage import CAPTION, CauseShare, Leakage, SampleCause
 from vlsb.records import Untrusted
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.report import (
@@ -26,20 +26,20 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 WORDS = {
-    Cause.GIVEN_AWAY: "given away",
-    Cause.HANDLED: "handled",
-    Cause.MISLED: "misled",
-    Cause.UNSEEN: "unseen",
-    Cause.UNHEEDED: "unheeded",
-    Cause.UNSEEN_OR_UNHEEDED: "unseen or unheeded",
+    SampleCause.GIVEN_AWAY: "given away",
+    SampleCause.HANDLED: "handled",
+    SampleCause.MISLED: "misled",
+    SampleCause.UNSEEN: "unseen",
+    SampleCause.UNHEEDED: "unheeded",
+    SampleCause.UNSEEN_OR_UNHEEDED: "unseen or unheeded",
 }
 _MEANING = {
-    Cause.GIVEN_AWAY: "Given away: safe by the text alone, and with the image.",
-    Cause.HANDLED: "Handled: safe with the image, and not without it.",
-    Cause.MISLED: "Misled: safe by the text alone, unsafe with the image.",
-    Cause.UNSEEN: "Unseen: unsafe with the image, safe when told what it shows.",
-    Cause.UNHEEDED: "Unheeded: unsafe even when told.",
-    Cause.UNSEEN_OR_UNHEEDED: f"A run with --arm {CAPTION} tells what is unseen from what is unheeded.",
+    SampleCause.GIVEN_AWAY: "Given away: safe by the text alone, and with the image.",
+    SampleCause.HANDLED: "Handled: safe with the image, and not without it.",
+    SampleCause.MISLED: "Misled: safe by the text alone, unsafe with the image.",
+    SampleCause.UNSEEN: "Unseen: unsafe with the image, safe when told what it shows.",
+    SampleCause.UNHEEDED: "Unheeded: unsafe even when told.",
+    SampleCause.UNSEEN_OR_UNHEEDED: f"A run with --arm {CAPTION} tells what is unseen from what is unheeded.",
 }
 _NO_FLOOR = (
     "How much of this is chance cannot be told, since each arm was asked once. Run one again, under another "
@@ -159,7 +159,7 @@ def _by_dataset(found: Sequence[TargetArms]) -> Table:
                 interval_text(whole.text_safe.interval),
                 *(
                     f"{_best(whole.shares[cause]):.1f}"
-                    for cause in (Cause.GIVEN_AWAY, Cause.HANDLED, Cause.MISLED)
+                    for cause in (SampleCause.GIVEN_AWAY, SampleCause.HANDLED, SampleCause.MISLED)
                 ),
             )
             for each in sorted(found, key=lambda each: (each.dataset, each.target))
@@ -173,7 +173,7 @@ def _by_dataset(found: Sequence[TargetArms]) -> Table:
     )
 
 
-def _best(share: Share) -> float:
+def _best(share: CauseShare) -> float:
     """Return the share that chance did not make, where that is known."""
     return share.observed if share.corrected is None else share.corrected
 
@@ -198,7 +198,7 @@ def _object(found: Leakage | None) -> dict[str, object] | None:
     }
 
 
-def _named(found: Leakage) -> list[tuple[str, Share]]:
+def _named(found: Leakage) -> list[tuple[str, CauseShare]]:
     return [*((cause.value, share) for cause, share in found.shares.items()), ("text_safe", found.text_safe)]
 
 
