@@ -102,9 +102,20 @@ def test_each_sample_is_told_apart_by_what_its_arms_say(desk: Desk) -> None:
     assert "How much of this is chance cannot be told" in text
 
 
-def test_runs_are_named_after_their_arm(desk: Desk) -> None:
-    run(desk, model())
+def test_one_command_makes_a_run_of_each_arm_and_another_goes_on_with_all(desk: Desk) -> None:
+    arms = [word for arm in ARMS for word in ("--arm", arm)]
+    with SimulatorThread(model()) as endpoint:
+        words = run_words(endpoint, desk.data, *arms)
+        stopped = desk.vlsb(*words, "--max-requests", "70")
+        ended = desk.vlsb(*words, "--resume")
+        named = desk.vlsb(*words, "--name", "r")
 
+    assert stopped.code == 4
+    assert "Run 2 of 3: m, text" in stopped.err
+    assert " ".join(arms) in stopped.err
+    assert ended.code == 0, ended.err
+    assert named.code == 2
+    assert observed(leakage(desk)["causes"]) == SHARES
     assert sorted(each.name for each in desk.outputs.iterdir()) == ["m", "m.caption", "m.text"]
 
 

@@ -107,6 +107,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "MAX_COST": "5",
         "PRICES": str(prices),
         "JUDGE_SEES": "answer",
+        "ARM": "corrupted+text:jpeg:2",
     }
     keys = {"T_KEY": "target-key-1", "J_KEY": "judge-key-22", "TEAM": "blue-team"}
 

@@ -16,14 +16,14 @@ from vlsb.judging.kinds import PANEL
 
 
 @command()
-@takes_run_options(repeatable=("model",))
+@takes_run_options(repeatable=("model", "arm"))
 def run_command(**given: Any) -> int:
     """Evaluate a model on VLSBench: respond, judge, summarize. Safe to interrupt and resume."""
     # A session brings the HTTP stack, which the help page does not wait for.
     from vlsb.cli.sessions import evaluate_targets
 
-    models = given.pop("model") or []
-    return evaluate_targets(RunOptions.of(given), models)
+    models, arms = given.pop("model") or [], given.pop("arm") or []
+    return evaluate_targets(RunOptions.of(given), models, arms)
 
 
 @command()

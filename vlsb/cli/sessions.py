@@ -191,19 +191,23 @@ class SessionCommand:
             screen.command(self.go_on)
 
 
-def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
-    """Carry out `vlsb run`, model after model, and return the first exit code that is not 0.
+def evaluate_targets(options: RunOptions, models: Sequence[str], arms: Sequence[str] = ()) -> int:
+    """Carry out `vlsb run`, model after model in each arm, and return the first exit code that is not 0.
 
     One that fails does not keep the others from being run, unless nothing can be stored or the user stops.
     """
     screen = Screen(quiet=options.display == "none")
-    if len(models) <= 1:
-        return _in_one_loop([_run_command(replace(options, model=models[0] if models else None))], screen)
+    targets: list[str | None] = [*models] or [None]
+    every = [replace(options, model=model, arm=arm) for model in targets for arm in arms or [options.arm]]
+    if len(every) == 1:
+        return _in_one_loop([_run_command(every[0])], screen)
     if options.name is not None:
-        raise ConfigError("--name is one run's; with several models each run has its model's name.")
-    titles = [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)]
-    commands = [_run_command(replace(options, model=model)) for model in models]
-    again = _words_of_run(options, *(word for model in models for word in ("--model", model)))
+        raise ConfigError("--name is one run's; of several each has the name of its model and its arm.")
+    about = [f"{each.model or 'the endpoint'}{f', {each.arm}' if len(arms) > 1 else ''}" for each in every]
+    titles = [f"Run {number} of {len(every)}: {what}" for number, what in enumerate(about, 1)]
+    commands = [_run_command(each) for each in every]
+    named = [word for model in models for word in ("--model", model)]
+    again = _words_of_run(options, *named, *(word for arm in arms for word in ("--arm", arm)))
     # A file that cannot be read is found before an engine is started.
     return _in_one_loop(commands, screen, Several(titles, again, load_prices(options.prices)))
 

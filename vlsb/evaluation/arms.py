@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vlsb.config import USUAL_ARM
 from vlsb.data import altered_images
-from vlsb.endpoints.request import ReadImage
+from vlsb.endpoints.request import ReadImage, no_image
 from vlsb.errors import ConfigError, ImageError
 from vlsb.records import ImageFile, Sample, Untrusted
 
@@ -105,7 +105,7 @@ class ArmView:
         self,
         arm: Arm,
         samples: Sequence[Sample],
-        images: Mapping[int, ImageFile | ImageError],
+        images: Mapping[int, ImageFile | ImageError | None],
         read: Callable[[Sample, ImageFile], ReadImage],
     ) -> None:
         self._arm = arm
@@ -113,12 +113,14 @@ class ArmView:
         self._images = images
         self._others = others_images(samples, arm.seed) if arm.view is ShownView.SHUFFLED else {}
 
-    def of(self, sample: Sample, image: ImageFile) -> Shown:
-        """Return what the target is shown of a sample.
+    def of(self, sample: Sample, image: ImageFile | None) -> Shown:
+        """Return what the target is shown of a sample; without an image that is its instruction.
 
         Blocking where images are altered: their size is that of their pixels. Raises ImageError for an image
         that cannot be decoded, or whose replacement cannot be sent.
         """
+        if image is None:
+            return Shown(sample.instruction, None, None, no_image)
         own = partial(self._read, sample, image)
         usual = Shown(sample.instruction, image, None, own)
         match self._arm.view:
@@ -136,8 +138,9 @@ class ArmView:
                 return usual._replace(image=None, instead=caption, read_image=partial(_without_bytes, own))
             case ShownView.SHUFFLED:
                 other = self._others[sample.id]
-                if isinstance(found := self._images[other.id], ImageError):
-                    raise ImageError(f"the image of sample {other.id} is shown instead: {found.message}")
+                if not isinstance(found := self._images[other.id], ImageFile):
+                    why = "it has none" if found is None else found.message
+                    raise ImageError(f"the image of sample {other.id} is shown instead: {why}")
                 return usual._replace(
                     image=found, read_image=partial(_another, own, partial(self._read, other, found))
                 )
@@ -202,6 +205,11 @@ def others_images(samples: Sequence[Sample], seed: int) -> dict[int, Sample]:
 
 def require_arm(arm: Arm, samples: Sequence[Sample]) -> None:
     """Raise ConfigError where the samples do not have what the arm shows of them."""
+    if arm.view is not ShownView.IMAGE and (bare := sum(each.image_path is None for each in samples)):
+        raise ConfigError(
+            f"--arm {arm} changes what is shown of an image, and {bare:,} of {len(samples):,} samples have "
+            "none. Leave it out."
+        )
     if arm.view is ShownView.SHUFFLED:
         others_images(samples, arm.seed)
     if arm.view is ShownView.CAPTION and (missing := sum(not each.image_description for each in samples)):
