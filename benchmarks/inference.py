@@ -402,23 +402,21 @@ CLAIMS: Mapping[str, tuple[Callable[[Setting, _Dice], Found], str]] = {
 
 def settings() -> Iterator[Setting]:
     """Every combination."""
-    for count in (2, 5, 10, 20):
+    for count in (2, 5, 10):
         yield Setting(SENTENCE, "against one", count, SAMPLES)
-    for count in (5, 10):
-        yield Setting(SENTENCE, "every two", count, SAMPLES)
+    yield Setting(SENTENCE, "every two", 5, SAMPLES)
     yield Setting(SENTENCE, "against one", 10, 200)
     for count in (3, 4, 5, 6, 8, 10, 15):
         yield Setting(FEW, "all change", count, 3 * count)
     for count in (15, 30, 60):
         yield Setting(FEW, "some change", count, 3 * count)
-    for gap in ("0", "0.1"):
-        for count in (5, 10, 20):
-            yield Setting(RANK, f"{gap} points apart", count, SAMPLES)
-    for gap in ("0.5", "1"):
+    for count in (5, 10):
+        yield Setting(RANK, "0 points apart", count, SAMPLES)
+    for gap in ("0.1", "0.5", "1"):
         yield Setting(RANK, f"{gap} points apart", 10, SAMPLES)
     for samples in (20, 50, 200):
         yield Setting(RANK, "0 points apart", 10, samples)
-    for count in (2, 5, 10, 20, 40):
+    for count in (2, 5, 10, 20):
         yield Setting(BOARD, "0 points apart", count, SAMPLES)
     yield Setting(BOARD, "1 points apart", 10, SAMPLES)
     yield Setting(BOARD, "0 points apart", 10, 50)
