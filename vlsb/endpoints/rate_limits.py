@@ -103,7 +103,7 @@ class Meter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.per_s: float | None = None
         self._clock = clock
-        self._free_at = float("-inf")
+        self._free_at = -math.inf
 
     def wait_s(self) -> float:
         """Seconds until something may depart."""
@@ -116,7 +116,7 @@ class Meter:
     def book(self, units: float) -> None:
         """Count units as departed; negative to give back what was booked too much."""
         if self.per_s is not None:
-            start = max(self._free_at, self._clock() - CATCH_UP_S) if units > 0 else self._free_at
+            start = max(self._free_at, self._clock() - CATCH_UP_S)
             self._free_at = min(start + units / self.per_s, self._clock() + LONGEST_WAIT_S)
 
     def forget(self) -> None:
@@ -139,12 +139,10 @@ class NamedRate:
         self.per_s: float | None = None
         self.period_s = MINUTE_S
         self._clock = clock
-        # How fast the limit comes back to us: what is refilled, less what others take.
-        self._comes_back: float | None = None
         self._readings: deque[_LimitSeen] = deque()
-        self._newest = float("-inf")
+        self._newest = -math.inf
         self._most_left = 0.0
-        self._held_until = float("-inf")
+        self._held_until = -math.inf
         self._has_windows = False
 
     def wait_s(self) -> float:
@@ -210,6 +208,7 @@ class NamedRate:
         return min((WINDOW_AHEAD if is_window else AHEAD) * base, max(slowest, rate))
 
     def _follow(self, left: float, spent: float, base: float) -> float:
+        """Tell how fast the limit comes back to us: what is refilled, less what others take."""
         now = self._newest
         readings = self._readings
         readings.append(_LimitSeen(left, spent, now))
@@ -217,12 +216,11 @@ class NamedRate:
             readings.popleft()
         first = readings[0]
         if now - first.at < READING_S:
-            return base if self._comes_back is None else self._comes_back
+            return base
         rate = (left - first.left + spent - first.spent) / (now - first.at)
         if left >= 0.9 * self._most_left:
             rate = base  # it is full: what came back beyond that was not counted
-        self._comes_back = min(base, max(-base, rate))
-        return self._comes_back
+        return min(base, max(-base, rate))
 
 
 class LearnedRate:
@@ -237,7 +235,7 @@ class LearnedRate:
         # The same since the last block ended: a window's worth, pauses and idle times included.
         self._passed_in_window = 0
         self._window_anchor: float | None = None
-        self._last = float("-inf")
+        self._last = -math.inf
         self._proven = 0.0
         self._is_ramping = False
         self._since_refusal = 0
@@ -321,12 +319,12 @@ class RateModel:
         self._spent: dict[Unit, float] = dict.fromkeys(Unit, 0.0)
         self._costs: dict[Unit, float] = {Unit.REQUESTS: 1.0}
         self._count = 0
-        self._paused_until = float("-inf")
+        self._paused_until = -math.inf
         self._block: _Block | None = None
-        self._stepped_at = float("-inf")
+        self._stepped_at = -math.inf
         self._refusal_s = 0.05
         self._scout: Departure | None = None
-        self._scout_until = float("-inf")
+        self._scout_until = -math.inf
         self._set_rates()
 
     # What others may read.
@@ -398,7 +396,7 @@ class RateModel:
 
     def settle(self, departure: Departure, usage: Usage | None = None) -> None:
         """A request was not refused, whatever else became of it; its tokens are settled if known."""
-        if self._block is not None and departure.at > self._block.began and departure is self._scout:
+        if departure is self._scout:
             self._reopen()
         if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
             return
@@ -407,9 +405,9 @@ class RateModel:
         if tokens[Unit.TOKENS] > MOST_TOKENS:
             return
         for unit, count in tokens.items():
-            self._spent[unit] += count - departure.booked.get(unit, 0.0)
+            self._spent[unit] += count - departure.booked[unit]
             if meter := self._meters.get(unit):
-                meter.book(count - departure.booked.get(unit, 0.0))
+                meter.book(count - departure.booked[unit])
             before = self._costs.get(unit)
             weight = 1.0 if before is None else TOKEN_SMOOTHING
             self._costs[unit] = (before or 0.0) + weight * (count - (before or 0.0))
@@ -442,8 +440,7 @@ class RateModel:
             self._block = _Block(now)
         else:
             self._block.refused += 1
-        if departure is self._scout or self._scout is None or departure.at >= self._scout.at:
-            self._scout = None
+        self._scout = None
         pause = self._computed_pause_s() if wait_s is None else wait_s
         self._block.last_refused = now
         self._stepped_at = now
@@ -497,7 +494,7 @@ class Account:
         self._clock = clock
         self._caps: list[Caps] = []
         self._paused_s = 0.0
-        self._paused_until = float("-inf")
+        self._paused_until = -math.inf
         # When the first request left that was refused with nothing accepted since.
         self._refused_since: float | None = None
 
