@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,12 +32,22 @@ from vlsb.errors import (
     MachineError,
     OtherJudgeError,
     StoreError,
-    UnknownModelError,
-    VlsbError,
-    machine_lack,
 )
-from vlsb.evaluation.calibration import calibration_part, charges, compared_judges, unjudged
+from vlsb.evaluation.calibration import charges, compared_judges, run_calibrated, unjudged
+from vlsb.evaluation.endings import (
+    INTERRUPTED,
+    INTERRUPTED_EARLY,
+    SessionEnding,
+    SessionResult,
+    can_all_go_on,
+    code_of_all,
+    ending_of,
+    ending_of_error,
+    ends_all,
+    left_alone,
+)
 from vlsb.evaluation.forecast import forecast_run
+from vlsb.evaluation.looks import LookDriver, run_looks
 from vlsb.evaluation.named_models import run_directory
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import (
@@ -60,22 +69,18 @@ from vlsb.reports.notes import guards_table
 from vlsb.reports.rates_table import render
 from vlsb.reports.report import counted
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.manifest import is_run, no_run, read_manifest, require_run
+from vlsb.store.manifest import is_run, no_run
+from vlsb.store.panels import add_panels, require_labels
 from vlsb.store.state import RunState, has_answers, load_state
-from vlsb.store.store import add_judge
 from vlsb.store.summaries import (
     Gaps,
-    ended_without_verdict,
     find_gaps,
     guard_counts,
-    panel_entry,
     summarize_run,
     summarize_state,
     unrated,
 )
 
-# After these the last line on the screen is the command that goes on, where there is something to go on with.
-_RESUMABLE = (3, 4, 5, 7, 130)
 # What to change where an error does not say it and nothing is stored yet.
 _TO_CHANGE = {
     3: "the key's variable: --api-key-env, --judge-api-key-env",
@@ -83,27 +88,6 @@ _TO_CHANGE = {
     5: "the place: --output-dir",
     7: "the engine: --engine, --weights, --gpus",
 }
-_OF_EVERY_SESSION = ("data_root", "allow_http", "ca_bundle", "transport", "prices", "display", "servers_dir")
-_INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored.")
-_INTERRUPTED_EARLY = InterruptedRunError("Interrupted. Nothing was stored yet.")
-
-
-class SessionResult(NamedTuple):
-    """The exit code of a session, and whether the same command can go on from there."""
-
-    code: int
-    can_go_on: bool
-
-
-class _SessionEnding(NamedTuple):
-    """Why a session is not complete, if so, and whether the same command can go on from there.
-
-    Where it cannot, `ended` counts the samples that only `--retry` asks for again.
-    """
-
-    reason: VlsbError | None
-    can_go_on: bool
-    ended: Counter[Outcome] | None = None
 
 
 class PlanOpener(Protocol):
@@ -133,17 +117,6 @@ class Several(NamedTuple):
     host: EngineHost | None = None
 
 
-class LookDriver(Protocol):
-    """Looks at a run as it goes on, until one decides; `words` are the command that goes on."""
-
-    @property
-    def words(self) -> list[str]: ...
-    @property
-    def is_over(self) -> bool: ...
-    def part(self, plan: Plan) -> Plan: ...
-    def take(self) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do.
@@ -151,8 +124,8 @@ class SessionCommand:
     `open` gives its plan, with an engine where it needs one. `run` is the one that is judged, None where a
     target is asked. So many samples are `allowed` to lack a verdict. Without `has_table` somebody else shows
     the numbers. With `calibrated` about so many responses are judged first, and the rest only where the user
-    agrees. With `looks` the samples of one are asked for after the other, until one decides. Engines that are
-    `hosted` outlive it.
+    agrees. With `looks` the samples of one are asked for after the other, until one decides. `again` is
+    the command that goes on with it, where that is another one. Engines that are `hosted` outlive it.
     """
 
     options: RunOptions
@@ -163,6 +136,7 @@ class SessionCommand:
     has_table: bool = True
     calibrated: int | None = None
     looks: LookDriver | None = None
+    again: Sequence[str] | None = None
     hosted: tuple[ServerRecord, ...] = ()
     spending: Spending = field(default_factory=Spending)
 
@@ -174,10 +148,10 @@ class SessionCommand:
     @property
     def go_on(self) -> list[str]:
         """The command that continues it."""
-        if self.looks is not None:
-            return self.looks.words
+        if self.again is not None:
+            return [*self.again]
         if self.run is None:
-            return _words_of_run(self.options)
+            return self.options.as_resume()
         calibrate = [] if self.calibrated is None else ["--calibrate", str(self.calibrated)]
         return ["vlsb", "judge", str(self.run), *self.options.as_words(), *calibrate]
 
@@ -207,7 +181,7 @@ def evaluate_targets(options: RunOptions, models: Sequence[str], arms: Sequence[
     titles = [f"Run {number} of {len(every)}: {what}" for number, what in enumerate(about, 1)]
     commands = [_run_command(each) for each in every]
     named = [word for model in models for word in ("--model", model)]
-    again = _words_of_run(options, *named, *(word for arm in arms for word in ("--arm", arm)))
+    again = options.as_resume(*named, *(word for arm in arms for word in ("--arm", arm)))
     # A file that cannot be read is found before an engine is started.
     return _in_one_loop(commands, screen, Several(titles, again, load_prices(options.prices)))
 
@@ -215,12 +189,6 @@ def evaluate_targets(options: RunOptions, models: Sequence[str], arms: Sequence[
 def _run_command(options: RunOptions) -> SessionCommand:
     allowed = FailOnError.parse(options.fail_on_error)
     return SessionCommand(options, partial(open_target, options), prepare, allowed)
-
-
-def _words_of_run(options: RunOptions, *more: str) -> list[str]:
-    """Return the command that goes on with a run."""
-    after_dashes = ["--", *options.engine_options] if options.engine_options else []
-    return ["vlsb", "run", *more, *options.as_words(), "--resume", *after_dashes]
 
 
 def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
@@ -292,7 +260,7 @@ def _in_one_loop(
         # Sessions have their own words for it: it came before the first, or hastened the end of an engine.
         ignore_signals()
         if not settled:
-            screen.error(_INTERRUPTED if several or commands[0].is_stored() else _INTERRUPTED_EARLY)
+            screen.error(INTERRUPTED if several or commands[0].is_stored() else INTERRUPTED_EARLY)
             last_words()
     return settled[0] if settled else InterruptedRunError.exit_code
 
@@ -318,17 +286,16 @@ async def _in_turn(
         screen.notice(title)
         command = replace(command, spending=spending, has_table=False, hosted=hosted)
         done.append(await carry_out(command, screen, is_last=False))
-        if done[-1].code in (StoreError.exit_code, InterruptedRunError.exit_code):
+        if ends_all(done[-1]):
             break
     if not hosted:
         ignore_signals()
     if runs := [run for each in commands if (run := each.directory) is not None and is_run(run)]:
         summaries = [summary for run in runs for summary in summarize_run(run, prices=several.prices)]
         screen.result(render(summaries, width=screen.width, color=screen.has_color))
-    failed = next((each.code for each in done if each.code), 0)
-    if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(commands)):
+    if runs and can_all_go_on(done, len(commands)):
         screen.command(several.again)
-    return failed
+    return code_of_all(done)
 
 
 async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = True) -> SessionResult:
@@ -338,47 +305,34 @@ async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = 
     that nothing was stored. With the last one the outcome is settled, and signals change nothing any more.
     """
     try:
-        ended = await _run_and_show(command, screen)
-    except asyncio.CancelledError:
-        ended = _SessionEnding(_INTERRUPTED, command.is_stored())
-    except VlsbError as error:
-        ended = _SessionEnding(error, error.exit_code in _RESUMABLE and command.is_stored())
-    except Exception as error:
-        # Whatever was being done when memory, files or threads ran out.
-        if (lack := machine_lack(error)) is None:
+        ending = await _run_and_show(command, screen)
+    except (asyncio.CancelledError, Exception) as error:
+        of_error = ending_of_error(error, command.is_stored)
+        if of_error is None:
             raise
-        ended = _SessionEnding(lack, command.is_stored())
+        ending = of_error
     if is_last:
         ignore_signals()
-    reason, can_go_on, outcomes = ended
-    if reason is None:
-        return SessionResult(0, can_go_on=False)
-    if isinstance(reason, InterruptedRunError) and not can_go_on:
-        reason = _INTERRUPTED_EARLY
+    if (reason := ending.reason) is None:
+        return ending.result
     screen.error(reason)
-    if can_go_on:
+    if ending.can_go_on:
         screen.command(command.go_on)
     elif isinstance(reason, OtherJudgeError) and command.directory is not None:
-        # Those options of the run that say how its judge is asked.
-        names = [each.name for each in fields(RunOptions)]
-        kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
-        options = RunOptions(**{name: getattr(command.options, name) for name in kept})
-        words = ["vlsb", "judge", from_here(command.directory), *options.as_words()]
+        words = ["vlsb", "judge", from_here(command.directory), *command.options.of_judging().as_words()]
         screen.line(f"Add it with: {shlex.join(words)}")
-    elif outcomes is not None:
-        for line in _retry_lines(command, outcomes):
+    elif ending.ended is not None:
+        for line in _retry_lines(command, ending.asked_again):
             screen.line(line)
     elif isinstance(reason, MachineError):
         screen.line("Nothing was stored.")
     elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
         screen.line(f"Nothing was stored. Check {change}; then start it again.")
-    return SessionResult(reason.exit_code, can_go_on)
+    return ending.result
 
 
-def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[str]:
+def _retry_lines(command: SessionCommand, counts: Mapping[Outcome, int]) -> Iterator[str]:
     """Say what `--retry` would do about samples that have ended without a verdict, and the command."""
-    # A panel is asked nothing: it follows from its members.
-    counts = {each: ended[each] for each in Outcome if ended[each] and each is not Outcome.JUDGE_UNDECIDED}
     if not counts:
         return
     questions = [
@@ -392,16 +346,16 @@ def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[s
     yield f"Ask again with: {shlex.join(words)}"
 
 
-async def _run_and_show(command: SessionCommand, screen: Screen) -> _SessionEnding:
+async def _run_and_show(command: SessionCommand, screen: Screen) -> SessionEnding:
     """Carry out the session, show its table, and return how it ended."""
     plan, end = await _spend(command, screen)
     if command.calibrated is not None and plan.only is not None and end.reason is None:
         rest = replace(command, calibrated=None).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
-        return _SessionEnding(None, can_go_on=False)
+        return SessionEnding(None)
     if command.looks is not None and end.reason is None:
         # What was decided is shown by whoever asked for it.
-        return _SessionEnding(None, can_go_on=False)
+        return SessionEnding(None)
     is_judging = plan.target is None
 
     def read(_: OnProgress) -> tuple[RunState, Gaps | None]:
@@ -418,15 +372,7 @@ async def _run_and_show(command: SessionCommand, screen: Screen) -> _SessionEndi
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
-    if end.reason is not None:
-        return _SessionEnding(end.reason, _can_go_on(end.reason, state, end, command))
-    if gaps is None:
-        return _SessionEnding(None, can_go_on=False)
-    if (ended := ended_without_verdict(state, end.judges, is_judging=is_judging)) is not None:
-        return _SessionEnding(
-            GapsError(f"{gaps}. They have ended, and a resume leaves them alone."), False, ended
-        )
-    return _SessionEnding(GapsError(f"{gaps}."), command.is_stored())
+    return ending_of(state, end, gaps, is_judging=is_judging, is_stored=command.is_stored)
 
 
 def _surroundings(options: RunOptions, display: Display, screen: Screen) -> Surroundings:
@@ -457,36 +403,14 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
                 spending=command.spending,
             )
             if command.looks is not None:
-                return plan, await _look_by_look(resolved, command.looks, carry_out_all, screen)
-            if (n := command.calibrated) is not None:
-                part = await in_thread(lambda _: calibration_part(plan, n))
-                end = await carry_out_all(replace(resolved, plan=part))
-                if end.reason is not None or not await _goes_on(part, command, screen):
-                    return part, end
-            end = await carry_out_all(resolved)
-    return plan, end
+                return plan, await run_looks(resolved, command.looks, carry_out_all, screen.notice)
+            if command.calibrated is not None:
+                is_agreed = partial(_agrees_to_rest, command, screen)
+                return await run_calibrated(resolved, command.calibrated, carry_out_all, is_agreed)
+            return plan, await carry_out_all(resolved)
 
 
-async def _look_by_look(
-    resolved: Resolved,
-    looks: LookDriver,
-    carry_out_all: Callable[[Resolved], Awaitable[SessionEnd]],
-    screen: Screen,
-) -> SessionEnd:
-    """Ask for the samples of one look after the other, until one decides or a session stops early."""
-    while True:
-        part = await in_thread(lambda _: looks.part(resolved.plan))
-        end = await carry_out_all(replace(resolved, plan=part))
-        if end.reason is not None:
-            return end
-        if not await in_thread(lambda _: has_answers(resolved.plan.directory)):
-            return replace(end, reason=GapsError("Nobody answered: there is nothing to look at."))
-        screen.notice(await in_thread(lambda _: looks.take()))
-        if await in_thread(lambda _: looks.is_over):
-            return end
-
-
-async def _goes_on(part: Plan, command: SessionCommand, screen: Screen) -> bool:
+async def _agrees_to_rest(command: SessionCommand, screen: Screen, part: Plan) -> bool:
     """Show what the part says of the judge, and tell whether to go on: there may be no rest."""
 
     def read(_: OnProgress) -> tuple[str, int]:
@@ -503,17 +427,6 @@ async def _goes_on(part: Plan, command: SessionCommand, screen: Screen) -> bool:
         return True
     question = f"Judge the other {counted(rest, 'response')} now?"
     return await agrees(screen, question, yes=command.options.yes)
-
-
-def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: SessionCommand) -> bool:
-    """Return whether the same command can go on from here.
-
-    After a wrong setting only where every model has answered with it before: the setting is not it then.
-    """
-    if reason.exit_code in _RESUMABLE:
-        return command.is_stored()
-    is_judged = end.judge is None or (end.judge in state.judged and state.judged[end.judge].has_answers)
-    return type(reason) in (ConfigError, UnknownModelError) and command.is_stored() and is_judged
 
 
 def _show(
@@ -558,9 +471,8 @@ def _nothing_left(state: RunState, end: SessionEnd, *, has_gaps: bool) -> str:
 
     Of gaps that are too many more is said at the end.
     """
-    outcomes = Counter(each for file in end.judges or (None,) for each in unrated(state, file))
-    others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
-    again = f" To do samples again: --retry {others[0]}." if others and not has_gaps else ""
+    first = next(left_alone(state, end.judges), None)
+    again = f" To do samples again: --retry {first}." if first is not None and not has_gaps else ""
     return f"Nothing was left to do: every sample of this run has ended.{again}"
 
 
@@ -581,26 +493,16 @@ def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
     """Add the panel to each run, show its rates, and return the exit code: 4 where labels are missing."""
     screen = Screen(quiet=options.display == "none")
     allowed = FailOnError.parse(options.fail_on_error)
-    for run in runs:
-        require_run(run)
     if len(options.judge) > 1:
         raise ConfigError(
             f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
         )
     (panel,) = options.judge
     members = [name for name in panel.removeprefix(PANEL).split(",") if name]
-    option = f"--judge {panel}"
-    files = [add_judge(run, panel_entry(read_manifest(run), members, option=option)) for run in runs]
+    files = add_panels(runs, members, option=f"--judge {panel}")
     states = [load_state(run) for run in runs]
     rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
     screen.result(render(rows, width=screen.width, color=screen.has_color))
     for run, state, file in zip(runs, states, files, strict=True):
-        outcomes = [state.outcome(key, file) for key in state.responses]
-        missing = sum(outcome not in JUDGED for outcome in outcomes)
-        if allowed.is_exceeded(missing, selected=len(outcomes)):
-            undecided = outcomes.count(Outcome.JUDGE_UNDECIDED)
-            raise GapsError(
-                f"{run}: {missing} of {len(outcomes)} responses have no label of the panel: {undecided} "
-                f"undecided, {missing - undecided} wait for a member that has not judged them."
-            )
+        require_labels(state, run, file, allowed)
     return 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from vlsb.errors import ConfigError
-from vlsb.evaluation.session import Plan, judge_files
+from vlsb.evaluation.session import Plan, Resolved, SessionEnd, judge_files
 from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
+from vlsb.steps import in_thread
 from vlsb.store.audit import draw_calibration
 from vlsb.store.costs import Charge, decided_tokens
 from vlsb.store.manifest import read_manifest
@@ -24,6 +26,23 @@ def calibration_part(plan: Plan, n: int) -> Plan:
     old, new = compared_judges(plan)
     audit = draw_calibration(plan.directory, new, n=n, against=old, is_against_asked=len(plan.judges) > 1)
     return replace(plan, only=frozenset(item.key for item in audit.items))
+
+
+async def run_calibrated(
+    resolved: Resolved,
+    n: int,
+    carry_out: Callable[[Resolved], Awaitable[SessionEnd]],
+    is_agreed: Callable[[Plan], Awaitable[bool]],
+) -> tuple[Plan, SessionEnd]:
+    """Judge about `n` drawn responses, then the rest where that is agreed to.
+
+    Returns the plan that was carried out last, and how it ended.
+    """
+    part = await in_thread(lambda _: calibration_part(resolved.plan, n))
+    end = await carry_out(replace(resolved, plan=part))
+    if end.reason is not None or not await is_agreed(part):
+        return part, end
+    return resolved.plan, await carry_out(resolved)
 
 
 def compared_judges(plan: Plan) -> tuple[str, str]:

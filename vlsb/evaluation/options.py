@@ -57,6 +57,7 @@ class Option:
 
 
 _NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
+_OF_EVERY_SESSION = ("data_root", "allow_http", "ca_bundle", "transport", "prices", "display", "servers_dir")
 # What may be a folder, and is looked for as one.
 _MAY_BE_PATHS = ("model", "judge", "name", "weights", "engine")
 # What Linux takes: NAME_MAX, and PATH_MAX less its closing null.
@@ -563,6 +564,17 @@ class RunOptions:
                 for each in value if isinstance(value, tuple) else (value,):
                     words += [as_flag(field.name), str(each)]
         return words
+
+    def as_resume(self, *more: str) -> list[str]:
+        """Return the command that goes on with a run."""
+        after_dashes = ["--", *self.engine_options] if self.engine_options else []
+        return ["vlsb", "run", *more, *self.as_words(), "--resume", *after_dashes]
+
+    def of_judging(self) -> Self:
+        """Return those options of a run that say how its judges are asked."""
+        names = [each.name for each in fields(self)]
+        kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
+        return type(self)(**{name: getattr(self, name) for name in kept})
 
 
 def names_in(panel: HelpPanel, *, but: Sequence[str] = ()) -> tuple[str, ...]:
