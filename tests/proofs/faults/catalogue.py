@@ -294,7 +294,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "B05": (
             "tests/commands/test_exit_codes.py::test_a_damaged_line_is_exit_5_with_path_and_line",
-            "tests/unit/store/test_repair.py::test_a_damaged_line_is_set_aside_and_every_other_line_stays",
+            "tests/unit/store/test_upkeep.py::test_a_damaged_line_is_set_aside_and_every_other_line_stays",
         ),
         "B06": (
             "tests/unit/store/test_state.py::test_the_last_of_several_verdicts_counts_and_the_others_are_reported",

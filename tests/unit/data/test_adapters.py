@@ -150,7 +150,12 @@ def test_a_part_of_a_copy_is_one_line_that_names_what_is_missing(tmp_path: Path,
         ("xstest-safe", "xstest_prompts.csv", 'id,prompt\n1,"a', "xstest_prompts.csv is not CSV"),
         ("table", "samples.jsonl", "{}\n{", "samples.jsonl is not JSON in every line"),
         ("table", "samples.csv", "instruction,category\na, \n", "row 1 has no category"),
-        ("table", "samples.csv", "instruction,categroy\na,b\n", "has a column that is none of id, image"),
+        (
+            "table",
+            "samples.csv",
+            "instruction,categroy\na,b\n",
+            "has an unknown column (the known ones are id, image",
+        ),
     ],
 )
 def test_a_row_that_is_not_as_published_is_one_line(

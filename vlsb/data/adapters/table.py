@@ -31,7 +31,8 @@ def read(root: Path) -> Iterator[Sample]:
         if unknown := [each for each in row.fields if each not in COLUMNS]:
             known = ", ".join(COLUMNS)
             raise DatasetError(
-                f"{row.where} has a column that is none of {known}", detail=Untrusted(unknown[0])
+                f"{row.where} has an unknown column (the known ones are {known})",
+                detail=Untrusted(unknown[0]),
             )
         yield row.sample(
             row.number("id") if _has(row, "id") else place,
