@@ -149,6 +149,10 @@ bench-inference *args:
 bench-plans *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.plans "$@"
 
+# Simulate how well vlsb leakage finds known causes; the table goes into benchmarks/errors.md (five minutes)
+bench-leakage *args:
+    OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.leakage --replicates 1000 "$@"
+
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:
     uv run python -m benchmarks.memory

@@ -74,7 +74,9 @@ def test_a_benchmark_runs_stores_its_result_and_is_shown(
     assert report.RENDER[name](stored) in shown
 
 
-@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "looks", "plans"])
+@pytest.mark.parametrize(
+    "name", ["calibration", "correction", "comparison", "inference", "leakage", "looks", "plans"]
+)
 def test_a_simulation_stores_its_cells_and_is_shown_on_a_page(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +96,7 @@ def test_a_simulation_stores_its_cells_and_is_shown_on_a_page(
     assert "old" not in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "plans"])
+@pytest.mark.parametrize("name", ["calibration", "correction", "comparison", "inference", "leakage", "plans"])
 def test_a_page_shows_the_simulation_that_is_stored(name: str) -> None:
     pytest.importorskip("scipy", reason="needs the group `extras`")
     simulation: Simulation = importlib.import_module(f"benchmarks.{name}").SIMULATION
