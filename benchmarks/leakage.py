@@ -55,7 +55,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cause in one setting, in percent: the truth, the means of what is observed and corrected, coverage."""
+    """A cause in one setting, in percent: the truth, means of what is observed and corrected, coverage."""
 
     setting: Setting
     cause: str
