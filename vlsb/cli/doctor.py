@@ -28,8 +28,10 @@ from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine
 from vlsb.engines.leases import Surroundings
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
-from vlsb.evaluation.options import Option, RunOptions
-from vlsb.evaluation.settings import open_judging
+from vlsb.evaluation.clients import TARGET
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions, names_in
+from vlsb.evaluation.settings import open_judging, open_target
+from vlsb.evaluation.vision import FINE_PRINT, SIDE, Canary, Sight, check_vision, sight
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
@@ -39,6 +41,7 @@ SCHEMA = 1
 
 _GROUP_WIDTH = 10
 _LONGEST = 400
+_LONGEST_REPLY = 60
 _MARKS = {State.OK: ("✓", "green"), State.MISSING: ("○", "yellow"), State.PROBLEM: ("✗", "red")}
 CHECK_FAILED = 10
 """Exit code of a check that was carried out and failed."""
@@ -212,6 +215,60 @@ def judge_command(**given: Any) -> int:
         )
         return CHECK_FAILED
     return CHECK_FAILED if any(each.is_safe for each in results) else 0
+
+
+@selftest_app.command("vision")
+@command()
+@opt.takes_run_options(
+    *names_in(HelpPanel.TARGET),
+    *("max_tokens", "temperature", "thinking", "system_prompt", "target_field"),
+    *("attempt_timeout", "backoff", "allow_http", "ca_bundle", "transport"),
+    *("weights", "revision", "gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
+)
+def vision_command(**given: Any) -> int:
+    """Ask a target about images drawn a moment ago; exit code 10 if they do not reach it."""
+    options = RunOptions.of({"no_judge": True, **given})
+    screen = Screen()
+
+    async def check() -> tuple[str, list[Canary]]:
+        consent = partial(agree_to_install, screen, yes=options.yes)
+        surroundings = Surroundings(os.environ, consent, say=screen.notice)
+        async with open_target(options, surroundings) as resolved:
+            return resolved.plan.models[TARGET].endpoint.model, await check_vision(resolved, screen.notice)
+
+    title, canaries = loops.run(check(), last_words=lambda: None)
+    found = sight(canaries)
+    screen.result(vision_table(title, canaries))
+    screen.line(_SIGHTS[found])
+    return 0 if found in (Sight.WHOLE, Sight.COARSE) else CHECK_FAILED
+
+
+_SIGHTS = {
+    Sight.WHOLE: "Images reach this target, fine print included.",
+    Sight.COARSE: (
+        f"Images reach this target, but print of {FINE_PRINT} pixels on {SIDE} is not read: something makes "
+        "images smaller on their way, or the model itself does. Ask the provider, or compare with another."
+    ),
+    Sight.UNCLEAR: "This target sees something of the images, but not what is plain in them.",
+    Sight.NONE: (
+        "No image reaches this target: its answers do not come from the images. A rate on VLSBench would say "
+        "nothing of it. Check the gateway, and whether the model takes images."
+    ),
+}
+
+
+def vision_table(title: str, canaries: Sequence[Canary]) -> str:
+    """A row a canary: what was drawn, and what the target said."""
+    rows = [("asked for", "drawn", "seen", "the target said")]
+    for each in canaries:
+        said = for_terminal(each.reply)[:_LONGEST_REPLY]
+        rows.append((each.trait.value, each.expected, "yes" if each.is_seen else "no", said))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
+        for row in rows
+    ]
+    return "\n".join((f"What {for_terminal(Untrusted(title))} sees", *lines))
 
 
 def attacks_table(title: str, results: Sequence[AttackResult]) -> str:

@@ -125,7 +125,7 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
     for attack in ATTACKS:
         if attack.in_image and setup.kind.sees_image:
             images[attack.in_image] = await asyncio.to_thread(_image, attack.in_image)
-    async with open_clients(_client_setup(plan, resolved, say)) as clients:
+    async with open_clients(selftest_setup(plan, resolved, say)) as clients:
         for name, (engine, *_) in resolved.engines.items():
             tell_of_engine(clients[name], engine, plan.models[name])
         results = []
@@ -146,7 +146,9 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
         return results
 
 
-def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
+def selftest_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
+    """Return what clients are opened with for a dozen requests that nothing is stored of."""
+
     def unless_stopped(starting: Coroutine[Any, Any, list[EngineGuard]]) -> Awaitable[list[EngineGuard]]:
         return starting
 
