@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.command import Desk
 from tests.support.endpoint import asked, labelling, sample_of
+from tests.support.virtual import evaluate_virtually
 from vlsb.config import FORECAST_SAMPLES
 from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, verdict
 
@@ -321,10 +322,10 @@ def test_a_fresh_dry_run_says_how_many_it_does_and_keeps_nothing_from_before(des
 
 def test_a_forecast_counts_a_limit_that_target_and_judge_share_once(desk: Desk) -> None:
     """One model at one address plays both: the rest of both goes through its tokens a minute."""
-    with SimulatorThread(labelling()) as endpoint:
-        shared = desk.run(endpoint, "--dry-run", "--tpm", 1_000_000, "--judge", "target-model")
-    with SimulatorThread(labelling()) as endpoint:
-        apart = desk.run(endpoint, "--dry-run", "--tpm", 1_000_000, "--name", "apart")
+    of_both = {"dry_run": True, "tpm": 1_000_000}
+    alike = {**of_both, "judge": ("target-model",)}
+    shared = evaluate_virtually(labelling(), desk.data, desk.outputs, **alike)
+    apart = evaluate_virtually(labelling(), desk.data, desk.outputs, **of_both, name="apart")
 
     assert shared.code == apart.code == 0, shared.err + apart.err
     found = re.findall(r"about ([0-9.]+) s at ([0-9,]+) tokens a minute(.*)", shared.out)

@@ -20,6 +20,7 @@ from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import events
 from tests.support.run_files import tree
 from tests.support.scripts import Script
+from tests.support.virtual import evaluate_virtually
 from vlsb.simulator import (
     Action,
     Reply,
@@ -38,6 +39,8 @@ OF_ENGINES = (
     *("DTYPE", "ENGINE", "GPUS", "KEEP_SERVER", "MAX_RESTARTS", "REVISION", "SERVERS_DIR", "START_TIMEOUT"),
     *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES", "QUANTIZATION", "LORA", "TRUST_REMOTE_CODE", "REPLICAS"),
 )
+# What a provider asks for, in virtual seconds.
+LIMIT_S = 60.0
 ONE_TEMPLATE = "Q {question} R {response} Which label?"
 
 
@@ -528,15 +531,14 @@ def test_max_connections_is_reached_and_never_exceeded_in_each_lane(tmp_path: Pa
 def test_twins_share_one_gate_so_a_targets_rate_limit_pauses_the_judge(tmp_path: Path) -> None:
     seen = twin_traffic(tmp_path, judge="target-model")
 
-    paused = seen["judge_after_limit"] - seen["limited"]
-    assert paused >= 0.9 * seen["wait"]
+    assert seen["judge_after_limit"] - seen["limited"] >= LIMIT_S
 
 
 def test_lanes_with_different_models_have_gates_of_their_own(tmp_path: Path) -> None:
     seen = twin_traffic(tmp_path, judge="judge-model")
 
     assert seen["judge_after_limit"] < seen["target_after_limit"]
-    assert seen["target_after_limit"] - seen["limited"] >= 0.9 * seen["wait"]
+    assert seen["target_after_limit"] - seen["limited"] >= LIMIT_S
 
 
 def twin_traffic(tmp_path: Path, *, judge: str) -> dict[str, float]:
@@ -545,7 +547,6 @@ def twin_traffic(tmp_path: Path, *, judge: str) -> dict[str, float]:
     Sample 1 is rate-limited first; only then sample 2 is answered, so its judge request comes after.
     """
     desk = Desk(tmp_path, samples=3)
-    wait = 2.0
     limited: list[float] = []
 
     def respond(request: Request) -> Action:
@@ -554,17 +555,15 @@ def twin_traffic(tmp_path: Path, *, judge: str) -> dict[str, float]:
             return verdict(3)
         if number == 1 and not limited:
             limited.append(request.received_at)
-            return rate_limited(wait)
-        return answer(f"Answer {number}.", delay_s=0.4 if number == 2 else 0.0)
+            return rate_limited(LIMIT_S)
+        return answer(f"Answer {number}.", delay_s=LIMIT_S / 5 if number == 2 else 0.0)
 
-    with SimulatorThread(respond) as simulator:
-        done = desk.run(simulator, "--judge", judge)
-        later = [each for each in simulator.completions if each.received_at > limited[0]]
+    done = evaluate_virtually(respond, desk.data, desk.outputs, judge=(judge,))
 
     assert done.code == 0, done.err
+    later = [each for each in done.completions if each.received_at > limited[0]]
     first = {(each.is_judge, sample_of(each)): each.received_at for each in later}
     return {
-        "wait": wait,
         "limited": limited[0],
         "judge_after_limit": first[True, 2],
         "target_after_limit": first[False, 1],
