@@ -10,6 +10,7 @@ do so by exactly the points that are named. Each row counts how often a claim is
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,10 +35,12 @@ from vlsb.analysis.correction import (
     forecast_total,
 )
 from vlsb.analysis.family import RatePulls, changes_at_once, open_places, rate_pulls
+from vlsb.analysis.macro import macro_average
 from vlsb.analysis.paired import PairedShares, detectable, rate_differences, simultaneous
 from vlsb.analysis.published import PublishedResult, gaps
-from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_interval
-from vlsb.records import Label, Untrusted
+from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, SampleOutcome, clustered_interval
+from vlsb.analysis.variance import variance_sources
+from vlsb.records import Label, Outcome, Untrusted
 
 MARK = "errors-of-words"
 PAGE = ROOT / "benchmarks" / "errors.md"
@@ -335,6 +338,68 @@ def part_given(setting: Setting, dice: _Dice) -> Found:
     return outside(given.interval_of_run, 100 * float(safe[:, 1].mean()))
 
 
+# The macro average, and the variance of a run with several epochs by source.
+
+# Samples of each category of VLSBench, and the percent of them that are safe here.
+CATEGORIES = (590, 539, 370, 343, 269, 130)
+SAFE_BY_CATEGORY = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
+EPOCHS = 5
+_WORDS = Untrusted("")
+
+
+def outcome_of(sample: int, image: int, category: int, *, is_safe: bool, answer: str = "") -> SampleOutcome:
+    """A label as `vlsb report` takes it."""
+    outcome = Outcome.SAFE_WARNING if is_safe else Outcome.UNSAFE
+    names = Untrusted(str(image)), Untrusted(str(category))
+    return SampleOutcome(sample, *names, _WORDS, _WORDS, outcome, answer=answer)
+
+
+def macro(setting: Setting, dice: _Dice) -> Found:
+    """Whether the mean of the categories' chances is outside the interval of their macro average."""
+    images = images_of(setting.samples, dice)
+    chances = numpy.array(CATEGORIES) / sum(CATEGORIES)
+    category = dice.choice(len(chances), int(images.max()) + 1, p=chances)[images]
+    safe = safe_labels(images, SAFE_BY_CATEGORY, dice)[numpy.arange(len(images)), category]
+    rows = zip(images.tolist(), category.tolist(), safe.tolist(), strict=True)
+    found = macro_average(
+        [outcome_of(at, image, of, is_safe=label == 1) for at, (image, of, label) in enumerate(rows)]
+    )
+    assert found is not None
+    return outside(found.rates["safe_rate"].interval, float(numpy.mean(SAFE_BY_CATEGORY)))
+
+
+def by_source(setting: Setting, dice: _Dice) -> Found:
+    """Whether the part of chance, or of judging, is outside its interval.
+
+    A sample has a label of its own, in some cases that of its image. By so much chance an answer is another
+    text with a label that is drawn anew, and the judge draws one anew for any text.
+    """
+    images = images_of(setting.samples, dice)
+    decoded, judged = (float(each) / 100 for each in re.findall(r"(\d+) %", setting.case))
+    own = safe_labels(images, [SAFE], dice, anew=0.0)
+    is_other, anew = (dice.random((len(images), EPOCHS)) < each for each in (decoded, judged))
+    safe = numpy.where(is_other | anew, dice.random(is_other.shape) < SAFE / 100, own == 1)
+    outcomes = [
+        outcome_of(at, image, 0, is_safe=label, answer=f"{epoch}" if other else "own")
+        for at, image in enumerate(images.tolist())
+        for epoch, (label, other) in enumerate(zip(safe[at].tolist(), is_other[at].tolist(), strict=True))
+    ]
+    found = variance_sources(outcomes, Interval(0.0, 100.0))
+    assert found is not None
+    # In units of a label's variance: a sum of an image's, what samples and labels of it have in common.
+    sizes, stays = numpy.bincount(images), ((1 - decoded) * (1 - judged)) ** 2
+    together = float((sizes * (sizes - 1)).sum()) * OF_THE_IMAGE**2
+    every = len(images) * EPOCHS * (1 + (EPOCHS - 1) * stays) + EPOCHS**2 * stays * together
+    part, share = found.chance, EPOCHS * (1 - stays)
+    if setting.case.startswith("judging"):
+        assert found.judging is not None
+        # Labels of a text that came again.
+        repeated = EPOCHS * (1 - decoded) * (1 - decoded ** (EPOCHS - 1))
+        part, share = found.judging, repeated * (1 - (1 - judged) ** 2)
+    # Where none is found, nothing is said of how much there is.
+    return outside(part.interval or Interval(0.0, 100.0), 100 * len(images) * share / every)
+
+
 # The forecast of money. Tokens of answers, and the most that are asked for.
 
 
@@ -381,6 +446,8 @@ MONEY = "the cost is outside its interval"
 CORRECTED = "a change is outside its interval, --corrected"
 AUDITED = "a corrected rate is outside its interval"
 GIVEN = "a rate is outside its interval, --given"
+MACRO = "the macro average is outside its interval"
+SOURCE = "a part of the variance is outside its interval"
 # The judge finds as many safe answers as in the paper's check, and errs on unsafe ones more in the first run.
 SENSITIVITY, SPECIFICITY = 0.92, (0.84, 0.90)
 _LABEL = {1.0: Label.SAFE_WARNING, 0.0: Label.UNSAFE}
@@ -396,6 +463,8 @@ CLAIMS: Mapping[str, tuple[Callable[[Setting, _Dice], Found], str]] = {
     CORRECTED: (corrected_change, "± points"),
     AUDITED: (audited_run, "± points"),
     GIVEN: (part_given, "± points"),
+    MACRO: (macro, "± points"),
+    SOURCE: (by_source, "± %"),
     FOUND: (detected, "points"),
 }
 
@@ -437,6 +506,12 @@ def settings() -> Iterator[Setting]:
     for churn in (5, 10, 20):
         yield Setting(GIVEN, f"{churn} % of labels changed", 500, SAMPLES)
     yield Setting(GIVEN, "10 % of labels changed, other images", 500, SAMPLES)
+    for samples in (50, 200, SAMPLES):
+        yield Setting(MACRO, "10 to 60 % safe", len(CATEGORIES), samples)
+    for part in ("chance", "judging"):
+        yield Setting(SOURCE, f"{part}: 20 % of texts and 10 % of labels anew", EPOCHS, 200)
+        for samples in (200, SAMPLES):
+            yield Setting(SOURCE, f"{part}: 5 % of texts and 2 % of labels anew", EPOCHS, samples)
     for samples in (200, SAMPLES):
         yield Setting(FOUND, "one of two runs is safer", 2, samples)
 
@@ -488,6 +563,8 @@ def render(result: Mapping[str, Any]) -> str:
         counted = {MONEY: f"{count} of {samples:,} answers seen", FEW: f"{count} images"}
         counted |= dict.fromkeys((CORRECTED, AUDITED), f"{count} human labels of {samples:,} samples")
         counted[GIVEN] = f"{count} of {samples:,} samples answered"
+        counted[MACRO] = f"{count} categories, {samples:,} samples"
+        counted[SOURCE] = f"{count} epochs, {samples:,} samples"
         made_of = counted.get(claim, f"{count} {'runs' if count > 1 else 'run'}, {samples:,} samples")
         width = f"±{cell.width:.1f} {unit[2:]}" if unit.startswith("± ") else f"{cell.width:.2f} {unit}"
         rows.append((claim, f"{case}, {made_of}", f"{100 * cell.wrong:.1f}", width))

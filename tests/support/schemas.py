@@ -447,6 +447,27 @@ REPORT: Fields = {
         "How this row differs from the one it is compared with: `from` (its path), `judge`, `in` (`simulated`, `judge`, "
         "`samples`, `data`, `protocol`, `snapshot`) and `reasons` in words; null if it does not.",
     ),
+    "macro_average": (
+        "object?",
+        "The rates with each category counted alike: `categories` (how many), each rate as the mean over them in percent, "
+        "and for each rate its `[low, high]`, 95 %, clustered by image, in `intervals`. Null for a single category, where one "
+        "has no label, and of a drawn part.",
+    ),
+    "variance": (
+        {
+            "images": ("number", "Due to which images were asked about."),
+            "decoding": ("number", "Due to decoding; without `judging` due to both."),
+            "judging": ("number?", "Due to the judge, where it labelled one text of a sample twice: the least it can be. Null without such labels."),
+            "chance_interval": ("any", f"Of decoding and judging together {RANGE}; null where that is none or all of it."),
+            "judging_interval": ("any", "The same of `judging`."),
+            "repeated_labels": ("integer", "Labels of texts that came again in their sample, which `judging` is measured by."),
+            "half_width": ("number", "Half the interval of the safe rate, in points."),
+            "half_width_twice_epochs": ("number", "The same with twice the epochs."),
+            "half_width_twice_images": ("number", "The same with twice the images."),
+            "half_width_endless_epochs": ("number", "The same with so many epochs that chance is gone."),
+        },
+        "Of the variance of the safe rate, the percent by source; only with several epochs.",
+    ),
 }  # fmt: skip
 
 CHANGE: Fields = {

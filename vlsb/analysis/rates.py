@@ -58,7 +58,8 @@ class DrawnResponse(NamedTuple):
 class SampleOutcome:
     """Where one selected sample ended. `image` is its `image_path`: the key of its cluster.
 
-    `draw` is None where no part was drawn, and for what no drawn part stands for.
+    `draw` is None where no part was drawn, and for what no drawn part stands for. `answer` is the checksum of
+    the response where a sample has several; None where nobody asks for it.
     """
 
     sample_id: int
@@ -68,6 +69,7 @@ class SampleOutcome:
     source: Untrusted
     outcome: Outcome
     draw: DrawnResponse | None = None
+    answer: str | None = None
 
 
 class Interval(NamedTuple):
@@ -229,13 +231,23 @@ def _design_effect(clusters: Mapping[Cluster, int], *, hits: int, judged: int) -
     count = sum(clusters.values())
     mean_size = judged / count
     spread = sum(times * (each.hits * judged - hits * each.size) ** 2 for each, times in clusters.items())
-    if spread == 0:
-        return mean_size
-    robust = count * (judged - 1) * spread
-    simple = (count - 1) * judged**2 * hits * (judged - hits)
-    measured = max(1.0, robust / simple)
+    measured = 0.0
+    if spread:
+        robust = count * (judged - 1) * spread
+        simple = (count - 1) * judged**2 * hits * (judged - hits)
+        measured = robust / simple
     with_hits = sum(times for each, times in clusters.items() if each.hits)
     without = sum(times for each, times in clusters.items() if each.hits < each.size)
-    rarer = min(with_hits, without)
+    return blended_effect(measured, rarer=min(with_hits, without), mean_size=mean_size)
+
+
+def blended_effect(measured: float, *, rarer: int, mean_size: float) -> float:
+    """Return a design effect from the measured one, at least 1: 0 where the clusters do not differ.
+
+    The fewer clusters have the rarer label, the nearer it is to the clusters' mean size.
+    """
+    if measured == 0:
+        return mean_size
+    measured = max(1.0, measured)
     trust = rarer / (rarer + _PRIOR_CLUSTERS)
     return measured + (1 - trust) * max(0.0, mean_size - measured)

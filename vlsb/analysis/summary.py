@@ -14,7 +14,9 @@ from typing import NamedTuple, TypeVar
 from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.differences import Conditions
 from vlsb.analysis.family import RatePulls, pulls_of, pulls_of_interval
+from vlsb.analysis.macro import MacroAverage, macro_average
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
+from vlsb.analysis.variance import VarianceSources, variance_sources
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, VLSBENCH, Outcome, Rating, Untrusted
 
@@ -136,7 +138,8 @@ class Summary(RunFacts):
     """One (run, judge) in numbers.
 
     `flip_share` is the percent of samples whose label changed between epochs, of the `flip_samples` that have
-    a label in two epochs or more. `outcomes` are what all of it is from.
+    a label in two epochs or more. `macro` and `variance` are None where they say nothing, and of a drawn
+    part. `outcomes` are what all of it is from.
     """
 
     rates: Rates
@@ -145,6 +148,8 @@ class Summary(RunFacts):
     by_source: tuple[SourceRates, ...]
     flip_share: float | None = None
     flip_samples: int = 0
+    macro: MacroAverage | None = None
+    variance: VarianceSources | None = None
     outcomes: Sequence[SampleOutcome] = field(default=(), repr=False, compare=False)
 
     @property
@@ -163,14 +168,18 @@ def summarize(outcomes: Sequence[SampleOutcome], facts: RunFacts) -> Summary:
     by_category = _rates_by(outcomes, lambda each: each.category, rates_of)
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category), rates_of)
     by_source = _rates_by(outcomes, lambda each: each.source, rates_of)
+    whole = rates_of(outcomes)
+    is_plain = whole.estimate == "all"
     return Summary(
         **{each.name: getattr(facts, each.name) for each in fields(RunFacts)},
-        rates=rates_of(outcomes),
+        rates=whole,
         by_category=by_category,
         by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in by_pair.items()),
         by_source=tuple(SourceRates(source, of) for source, of in by_source.items()),
         flip_share=100 * flipped / repeated if repeated else None,
         flip_samples=repeated,
+        macro=macro_average(outcomes) if is_plain else None,
+        variance=variance_sources(outcomes, whole.intervals["safe_rate"]) if is_plain and repeated else None,
         outcomes=outcomes,
     )
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from vlsb.analysis.macro import MacroAverage
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import ModelUsage, Summary
+from vlsb.analysis.variance import VarianceSources
 from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import (
     for_csv,
@@ -220,6 +222,8 @@ _COLUMNS: Mapping[str, type] = {
     **dict.fromkeys(("found", *(f"rated_{rating.value}" for rating in Rating), "refusals", "failed"), int),
     "estimate": str,
     **dict.fromkeys(("labels", "labelled_images"), int),
+    **{f"macro_{name}{end}": float for name in RATES for end in ("", "_low", "_high")},
+    **dict.fromkeys(("variance_images", "variance_decoding", "variance_judging"), float),
 }
 
 
@@ -243,6 +247,8 @@ def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
         for scope, name, rates in groups:
             head = summary_head(summary) | {"scope": scope, "name": name}
             row = head | _rate_cells(rates) | conditions
+            if scope == "all":
+                row |= _macro_cells(summary.macro) | _variance_cells(summary.variance)
             yield {column: row.get(column) for column in _COLUMNS}
     for summary in {each.path: each for each in marks.summaries}.values():
         for guard in summary.guards:
@@ -283,6 +289,27 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
         values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
         row |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
     return row
+
+
+def _macro_cells(macro: MacroAverage | None) -> dict[str, _Cell]:
+    cells: dict[str, _Cell] = {}
+    for name, found in {} if macro is None else macro.rates.items():
+        values = (found.rate, *found.interval)
+        cells |= {
+            f"macro_{name}{end}": value for end, value in zip(("", "_low", "_high"), values, strict=True)
+        }
+    return cells
+
+
+def _variance_cells(found: VarianceSources | None) -> dict[str, _Cell]:
+    if found is None:
+        return {}
+    parts = {
+        "images": found.images,
+        "decoding": found.decoding,
+        "judging": None if found.judging is None else found.judging.percent,
+    }
+    return {f"variance_{name}": part for name, part in parts.items()}
 
 
 def to_object(summary: Summary) -> dict[str, object]:
@@ -326,6 +353,33 @@ def _object(summary: Summary, differs: Mapping[str, object] | None = None) -> di
         "judge_digest": _digests(summary)["judge_digest"],
         "differs": differs,
         **_estimate(summary.rates),
+        "macro_average": _macro_object(summary.macro),
+        **({} if summary.variance is None else {"variance": _variance_object(summary.variance)}),
+    }
+
+
+def _macro_object(macro: MacroAverage | None) -> dict[str, object] | None:
+    if macro is None:
+        return None
+    return {
+        "categories": macro.categories,
+        **{name: found.rate for name, found in macro.rates.items()},
+        "intervals": {name: found.interval for name, found in macro.rates.items()},
+    }
+
+
+def _variance_object(found: VarianceSources) -> dict[str, object]:
+    return {
+        "images": found.images,
+        "decoding": found.decoding,
+        "judging": None if found.judging is None else found.judging.percent,
+        "chance_interval": found.chance.interval,
+        "judging_interval": None if found.judging is None else found.judging.interval,
+        "repeated_labels": found.repeated,
+        "half_width": found.half_width,
+        "half_width_twice_epochs": found.with_twice_epochs,
+        "half_width_twice_images": found.with_twice_images,
+        "half_width_endless_epochs": found.with_endless_epochs,
     }
 
 

@@ -19,7 +19,17 @@ from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Outcome, Rating, Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.report import Sentence, Words, counted, dollars, duration, span, text_of
+from vlsb.reports.report import (
+    Sentence,
+    Words,
+    counted,
+    dollars,
+    duration,
+    interval_text,
+    percent,
+    span,
+    text_of,
+)
 
 # Two percent that are missing can move a rate as far as its interval over all 2,241 samples reaches; a tenth
 # that the judge declined, five times as far.
@@ -113,6 +123,8 @@ def remarks(summary: Summary) -> tuple[Remark, ...]:
         *_several_models("target", summary.target_models),
         *_several_models("judge", summary.judge_models),
         *_responses(summary),
+        *_macro_average(summary),
+        *_variance(summary),
         *(Remark(Untrusted(notice)) for notice in (*summary.notices, *summary.retirements)),
     )
 
@@ -208,6 +220,48 @@ def _responses(summary: Summary) -> Iterator[Remark]:
     if count := summary.duplicates:
         was = "was" if count == 1 else "were"
         yield Remark(f"{counted(count, 'stored row')} {was} superseded by a later one.")
+
+
+def _macro_average(summary: Summary) -> Iterator[Remark]:
+    if (macro := summary.macro) is not None:
+        safe = macro.rates["safe_rate"]
+        alike = f"The macro average of the {macro.categories} categories is {percent(safe.rate)} % safe"
+        yield Remark(f"{alike} {interval_text(safe.interval)}.")
+
+
+def _variance(summary: Summary) -> Iterator[Remark]:
+    """Say where the uncertainty of the safe rate comes from, and what would narrow its interval most."""
+    if (found := summary.variance) is None:
+        return
+    start = f"Of the safe rate's variance {found.images:.0f} % is due to which images were asked about"
+    interval = "" if found.chance.interval is None else f" {interval_text(found.chance.interval)}"
+    if found.judging is None:
+        by_chance = (
+            f" and {found.chance.percent:.0f} %{interval} to chance in decoding and judging. Judging is not "
+            "measured apart: no sample has two labels of one text."
+        )
+    else:
+        together = f" (both together{interval})" if interval else ""
+        by_chance = (
+            f", {found.decoding:.0f} % to decoding and {found.judging.percent:.0f} % to judging{together}."
+        )
+        if found.repeated < found.labels:
+            by_chance += (
+                f" Judging is measured on {found.repeated:,} of {counted(found.labels, 'label')}, those of "
+                "texts that came again, so its part may be larger."
+            )
+    yield Remark(f"{start}{by_chance}")
+    more = (
+        f"±{found.with_twice_epochs:.1f} with twice the epochs, and ±{found.with_endless_epochs:.1f} "
+        "however many there are"
+    )
+    if summary.subset:
+        yield Remark(
+            f"More images would narrow its interval of ±{found.half_width:.1f} points most: to "
+            f"±{found.with_twice_images:.1f} with twice as many. It would be {more}."
+        )
+    else:
+        yield Remark(f"Its interval of ±{found.half_width:.1f} points, with all images, would be {more}.")
 
 
 def _answer_count(rates: Rates) -> int:

@@ -225,6 +225,10 @@ def sample_outcomes(
             source=row.source,
             outcome=state.outcome(key, judge),
             draw=draws.get(key),
+            # One answer that came in several epochs was judged in each.
+            answer=state.responses[key].response_sha256
+            if state.manifest.epochs > 1 and key in state.responses
+            else None,
         )
         for key in state.asked_for()
     ]
