@@ -29,6 +29,7 @@ from tests.commands.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb, printed
+from tests.support.dataset_table import published_sets
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.support.source import parsed
@@ -197,6 +198,8 @@ def generated(block: str) -> str:
     """What belongs between the markers of this name; the benchmarks write their own."""
     if block == "rooms":
         return f"```text\n{image()}\n```"
+    if block == "published sets":
+        return published_sets()
     if block in provider_tables.TABLES:
         return provider_tables.TABLES[block]()
     assert block == "options", block

@@ -98,6 +98,14 @@ class Rating(StrEnum):
     UNSAFE = "unsafe"
 
 
+class Compliance(StrEnum):
+    """How far a response does what it was asked for. It says nothing of safety."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    REFUSAL = "refusal"
+
+
 class Half(StrEnum):
     """What the rows of a data set ask for: harm, or something harmless that should be answered."""
 
@@ -353,9 +361,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A guard's or a phrase list's opinion of one response; it counts in no rate.
+    """What a guard, a list of phrases or a judge of compliance says of one response: no safety rate has it.
 
     `rating` is None for one that rates nothing, `refuses` for one that does not tell refusals apart.
+    `compliance` and the `explanation` are a judge's of compliance.
     """
 
     sample_id: int
@@ -371,6 +380,8 @@ class Finding:
     response_sha256: str
     image_sha256: str | None
     request_sha256: str
+    compliance: Compliance | None = None
+    explanation: Untrusted | None = None
 
     @property
     def key(self) -> Key:

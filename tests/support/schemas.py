@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from vlsb.records import Failure, Finding, Outcome, Response, Untrusted, Verdict
+from vlsb.records import Compliance, Failure, Finding, Outcome, Response, Untrusted, Verdict
 from vlsb.store.codec import BatchStep
 from vlsb.sweep.plan import plan_schema
 
@@ -59,11 +59,12 @@ RESPONSE = RECORD | {
 }
 JUDGED = RECORD | {
     "label": "The judge's label.",
-    "explanation": "The judge's words, or a person's note.",
+    "explanation": "The judge's words, or a person's note. A finding has it of a judge of compliance alone.",
     "asks": "How often the judge was asked about this response: 1, or 2 after an answer that was no verdict.",
     "rating": "The guard's rating; null for a guard that rates nothing.",
     "refuses": "Whether the response refuses; null for a guard that does not tell.",
     "category": "The guard's own word for what it found.",
+    "compliance": "How far the response does what it was asked for: of a judge of compliance alone.",
     "response_sha256": "The response that was judged. A verdict counts only while this is the response's checksum; "
     "empty where a person took a label back.",
 }
@@ -259,8 +260,10 @@ RUN: Fields = {
         {
             "repository": ("string", "The data set on the Hugging Face Hub."),
             "revision": ("string", "Its commit."),
+            "dataset": ("string", "The data set, where it is not VLSBench."),
+            "half": ("string", "`harmful` or `benign`: what its rows ask for, where the data set says so."),
         },
-        "Where the data come from; empty for a copy of yours.",
+        "Where the data come from, and what they are; empty for a copy of VLSBench of yours.",
     ),
     "data_digest": (
         "string?",
@@ -354,6 +357,13 @@ AUDIT: Fields = {
 INTERVAL, RANGE = ["number?"], "`[low, high]`, 95 %"
 VERSION: Fields = {"schema_version": ("integer", "The version of these fields.")}
 BOTH_VERSIONS: Fields = {"schema": ("integer", "The same under its older name."), **VERSION}
+COMPLIANCE: Fields = {
+    "selected": ("integer", "Responses that the run asked for."),
+    "judged": ("integer", "Of these, those that the judge has read."),
+    **{each.value: ("number?", "Percent of the judged; null without any.") for each in Compliance},
+    "intervals": ({"*": INTERVAL}, f"For each of the three {RANGE}."),
+    "counts": ({"*": "integer"}, "Responses with each of the three."),
+}
 RATE_NAMES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RATES: Fields = {
     "selected": ("integer", "Samples selected; with several epochs, responses."),
@@ -433,6 +443,16 @@ REPORT: Fields = {
             }
         ],
         "What guards found in the run, whoever the judge is; only where one was asked.",
+    ),
+    "compliance": (
+        [
+            {
+                "judge": ("string", "The judge of compliance."),
+                **COMPLIANCE,
+                "by_category": ({"*": COMPLIANCE}, "The same for each category."),
+            }
+        ],
+        "What judges of compliance say of the run, whoever the judge is; only where one was asked.",
     ),
     "thinking_cut": ("integer", "Answers that were cut inside their thinking; only where there are any."),
     "data_digest": (

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
+from vlsb.analysis.compliance import RunCompliance
 from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.differences import Conditions
 from vlsb.analysis.family import RatePulls, pulls_of, pulls_of_interval
@@ -102,7 +103,8 @@ class RunFacts:
     say what else the rates hold for, None where nobody has to tell runs apart. `guards` are the run's,
     whoever the judge is. `part` is what the judge labelled of the run, None for one that is to label
     everything; `is_own` says whether the run was started with this judge. `retirements` name the models of
-    both that their providers shut down. `dataset` is the name of what was evaluated.
+    both that their providers shut down. `dataset` is the name of what was evaluated, `compliance` what each
+    judge of compliance says of the run, whoever the judge is.
     """
 
     run: Untrusted
@@ -131,6 +133,7 @@ class RunFacts:
     is_own: bool = True
     retirements: tuple[str, ...] = ()
     dataset: str = VLSBENCH
+    compliance: tuple[RunCompliance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ _WEIGHTIEST = ("name", "weights", "memory", "kind", "engine", "thinking", "tried
 _GAP = 2
 _GIVES = {
     Answers.LABELS: "the three labels",
+    Answers.COMPLIANCE: "full, partial or refusal, apart",
     Answers.GUARD: "a guard's rating, apart",
     Answers.PHRASES: "refusal or not, apart",
 }

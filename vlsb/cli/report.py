@@ -18,6 +18,7 @@ from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
 from vlsb.reports import documents, rates_table, writers
+from vlsb.reports.compliance import compliance_of, compliance_table
 from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
@@ -27,6 +28,7 @@ from vlsb.reports.leaderboard import leaderboard as places
 from vlsb.reports.notes import guards_of, guards_table
 from vlsb.reports.paper import PROSE, bibtex_text, methods_text, paper_report, parities_of
 from vlsb.reports.report import Report
+from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import remembered_data_root, require_vlsbench
 from vlsb.store.summaries import runs_of_judge, stored_judge, summarize_run, summarize_state
@@ -244,4 +246,6 @@ def _written(summaries: list[Summary], form: str, *, width: int, color: bool) ->
     if form != "table":
         return writers.write(rates_report(summaries), form, width=width, color=color)
     text, counts = rates_table.render(summaries, width=width, color=color), guards_of(summaries)
+    if found := compliance_of(summaries):
+        text += "\n" + tables_text([compliance_table(found)], width=width, color=color)
     return f"{text}\n\n{guards_table(counts)}" if counts else text

@@ -65,9 +65,11 @@ from vlsb.extras import require_extra
 from vlsb.judging.kinds import PANEL
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import JUDGED, Outcome
+from vlsb.reports.compliance import compliance_table
 from vlsb.reports.notes import guards_table
 from vlsb.reports.rates_table import render
 from vlsb.reports.report import counted
+from vlsb.reports.writers.terminal import tables_text
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run, no_run
 from vlsb.store.panels import add_panels, require_labels
@@ -75,6 +77,7 @@ from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import (
     Gaps,
     find_gaps,
+    found_compliance,
     guard_counts,
     summarize_run,
     summarize_state,
@@ -439,7 +442,8 @@ def _show(
         screen.result(estimate(forecast_run(state, end, plan, today=datetime.now(UTC).date())))
         screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
         return
-    guards = [entry.file for entry in state.manifest.guards if entry.file in end.judges]
+    found = [entry for entry in state.manifest.guards if entry.file in end.judges]
+    guards = [entry.file for entry in found]
     summaries = [
         summarize_state(state, plan.directory, file, prices=plan.prices)
         for file in end.judges
@@ -458,8 +462,13 @@ def _show(
         if command.has_table:
             if summaries:
                 screen.result(render(summaries, width=screen.width, color=screen.has_color))
-            if guards:
-                screen.result(guards_table([guard_counts(state, plan.directory, file) for file in guards]))
+            if complied := [each.file for each in found if each.is_of_compliance]:
+                shares = [found_compliance(state, plan.directory, file) for file in complied]
+                screen.result(
+                    tables_text([compliance_table(shares)], width=screen.width, color=screen.has_color)
+                )
+            if counted := [file for file in guards if file not in complied]:
+                screen.result(guards_table([guard_counts(state, plan.directory, file) for file in counted]))
         for line in _next_steps(state, end, plan.directory):
             screen.notice(line)
     if end.reason is None and end.limit is not None:
@@ -483,7 +492,7 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
     """
     run = from_here(directory)
     outcomes = set(unrated(state, end.judge))
-    filters = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
+    filters = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"] if outcomes else []
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
     yield f"Or: {shlex.join(['vlsb', 'show', run, *filters])}"

@@ -157,7 +157,7 @@ def _resolve(options: RunOptions, name: str, place: int) -> ResolvedJudge:
     extra = {**kind.sampling.extra, **fields}
     system_prompt = kind.system_prompt
     if system_prompt is None:
-        system_prompt = config.OFFICIAL_SYSTEM_PROMPT if kind.answers is Answers.LABELS else ""
+        system_prompt = config.OFFICIAL_SYSTEM_PROMPT if kind.has_template else ""
     profile = None
     if url is None and model != DEMO:
         profile = find_profile(model, options.servers_dir)

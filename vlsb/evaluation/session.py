@@ -44,10 +44,11 @@ from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, find_retirement, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api, key_mismatch
-from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Response, Sample, Untrusted
+from vlsb.records import VLSBENCH, Half, ImageFile, Key, Outcome, Response, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.gate_plan import GatePlan
 from vlsb.store.manifest import (
+    HALF,
     JudgeEntry,
     Manifest,
     is_run,
@@ -298,6 +299,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     else:
         require_own_responses(plan.directory, old)
     dataset, origin = _dataset(plan, old, on_progress)
+    _require_fitting(plan, dataset)
     samples = select(dataset.samples, plan.selection)
     assert plan.target is not None
     require_arm(Arm.parse(plan.target.arm), samples)
@@ -313,9 +315,10 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 
 
 def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
-    """Load the data set, and say where on the Hugging Face Hub it came from; empty for the user's copy."""
+    """Load the data set, and say which half it is, or where on the Hugging Face Hub it came from."""
     if plan.data_root is not None:
-        return load_named(plan.dataset, plan.data_root), {}
+        dataset = load_named(plan.dataset, plan.data_root)
+        return dataset, {} if dataset.half is None else {HALF: dataset.half.value}
     revision = None if old is None else old.data.get("revision")
     fetched = fetch_dataset(
         revision=revision if isinstance(revision, str) else None, offline=False, on_progress=on_progress
@@ -324,12 +327,23 @@ def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple
     return load_dataset(fetched.files), origin
 
 
+def _require_fitting(plan: Plan, dataset: Dataset) -> None:
+    """Raise ConfigError where a judge of safety would label answers to harmless questions."""
+    for judge in plan.judges if dataset.half is Half.BENIGN else ():
+        if judge.kind.answers is Answers.LABELS:
+            raise ConfigError(
+                f"--dataset {plan.dataset} asks harmless questions, and {judge.title} would call every plain "
+                f"answer unsafe. Pass --judge compliance:{judge.settings.endpoint.model}."
+            )
+
+
 def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """Load and check, as `prepare`, what judging the responses of an existing run needs."""
     assert plan.judges
     require_run(plan.directory)
     old = read_manifest(plan.directory)
     dataset, _ = _dataset(plan, old, on_progress)
+    _require_fitting(plan, dataset)
     sample_ids = [row.sample_id for row in old.samples]
     by_id = {sample.id: sample for sample in dataset.samples}
     # In the run's order: where that is shuffled, what a judge has labelled when it stops is a fair part.

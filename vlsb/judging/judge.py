@@ -16,7 +16,7 @@ from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, asks_for_structure, draft
 from vlsb.endpoints.retry import Ended, Rejections, Unfinished
 from vlsb.judging.kinds import Answers, JudgeSetup
-from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
+from vlsb.judging.prompts import COMPLIANCE_FORMAT, RESPONSE_FORMAT, with_reasoning
 from vlsb.judging.verdicts import (
     GuardReading,
     Reading,
@@ -26,6 +26,7 @@ from vlsb.judging.verdicts import (
     behind_thought,
     declines,
     is_quotation,
+    parse_compliance,
     parse_rating,
     parse_verdict,
 )
@@ -47,12 +48,13 @@ from vlsb.records import (
 ASKED_AGAIN = (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED)
 """What a judge is asked for once more, and never more than once."""
 
+_FORMATS = {Answers.LABELS: RESPONSE_FORMAT, Answers.COMPLIANCE: COMPLIANCE_FORMAT}
 _ENDINGS = {"error": Outcome.JUDGE_ERROR, "blocked": Outcome.JUDGE_BLOCKED, "empty": Outcome.JUDGE_INVALID}
 
 
 @dataclass(frozen=True, slots=True)
 class _JudgeAsk:
-    """One request to the judge: a reading, or why it is none. A guard's reading has no outcome."""
+    """One request to the judge: a reading, or why it is none. Only one of labels has an outcome."""
 
     outcome: Outcome | None
     code: str
@@ -112,7 +114,7 @@ class Judge:
             spent = first.spent
             asked.leave(response.key, Unfinished(spent.attempts, spent.usage, spent.image_sha256 or None))
             raise
-        if second.outcome not in JUDGED:
+        if second.outcome is not None and second.outcome not in JUDGED:
             asked.dialect = replace(asked.dialect, structured=structured)
         return _ending([first, second], response)
 
@@ -150,7 +152,7 @@ class Judge:
             values = kind.values(sample, judged) or {}
             first, *more = kind.template.render(response_cap=kind.response_cap, **values)
             prompt = Prompt(self._settings.system_prompt, first, True, visible, read, more=tuple(more))
-        response_format = RESPONSE_FORMAT if kind.has_schema else None
+        response_format = _FORMATS[kind.answers] if kind.has_schema else None
 
         def compose(dialect: Dialect) -> Draft:
             model = self._settings.endpoint.request_model
@@ -201,9 +203,12 @@ class Judge:
 
     def _parse(self, text: Untrusted, dialect: Dialect) -> Reading | GuardReading:
         """Read a text as a verdict or a rating. Raises UnreadableVerdict for any other."""
-        if self._kind.answers is Answers.GUARD:
-            return parse_rating(text, self._kind.parser)
-        return parse_verdict(text, allow_fence=not dialect.structured)
+        kind, may_fence = self._kind, not dialect.structured
+        if kind.answers is Answers.GUARD:
+            return parse_rating(text, kind.parser)
+        if kind.answers is Answers.COMPLIANCE:
+            return parse_compliance(text, kind.parser, allow_fence=may_fence)
+        return parse_verdict(text, allow_fence=may_fence)
 
 
 def _ending(asks: Sequence[_JudgeAsk], response: Response) -> Verdict | Finding | Failure:
@@ -255,6 +260,8 @@ def _finding(
         epoch=response.epoch,
         rating=reading.rating,
         refuses=reading.refuses,
+        compliance=reading.compliance,
+        explanation=reading.explanation,
         category=reading.category,
         model=None if completion is None else completion.model,
         usage=Usage() if completion is None else completion.usage,

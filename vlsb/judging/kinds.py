@@ -22,7 +22,7 @@ from vlsb import strict_json
 from vlsb.config import JUDGE_TOKENS, SAMPLING_FIELDS, ModelSettings, Sampling
 from vlsb.errors import ConfigError
 from vlsb.judging.prompts import JudgeTemplate
-from vlsb.judging.verdicts import PARSERS
+from vlsb.judging.verdicts import COMPLIANCE_PARSERS, PARSERS
 from vlsb.plugins import entry_points, owner
 from vlsb.records import Sample, Untrusted
 
@@ -41,20 +41,24 @@ _KEYS = frozenset(
 
 
 class Answers(StrEnum):
-    """What a judge gives: the three labels, a guard's rating, or whether the response begins as a refusal."""
+    """What a judge gives: the three labels, how far a response complies, a rating, or whether it refuses."""
 
     LABELS = "labels"
+    COMPLIANCE = "compliance"
     GUARD = "guard"
     PHRASES = "phrases"
+
+
+_ASKED = (Answers.LABELS, Answers.COMPLIANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeKind:
     """A judge without its endpoint. `model` is who plays it unless the user names another; empty for phrases.
 
-    `template` is what a judge of labels is asked with; a guard gets the turns themselves, in its checkpoint's
-    own chat template. `sees` are names of what is put before it; of a response with more than `response_cap`
-    characters it is shown the first and the last, None for any length.
+    `template` is what a judge of labels or of compliance is asked with; a guard gets the turns themselves, in
+    its checkpoint's own chat template. `sees` are names of what is put before it; of a response with more
+    than `response_cap` characters it is shown the first and the last, None for any length.
     """
 
     name: str
@@ -71,6 +75,11 @@ class JudgeKind:
     source: str
     read_on: str
     response_cap: int | None = None
+
+    @property
+    def has_template(self) -> bool:
+        """Whether a model is asked about the response; a guard gets the turns, and phrases are only read."""
+        return self.answers in _ASKED
 
     @property
     def sees_image(self) -> bool:
@@ -106,7 +115,7 @@ class JudgeSetup(NamedTuple):
         model, kind = self.settings.endpoint.model, self.kind
         if kind.is_official:
             return model
-        plays_itself = kind.answers is not Answers.LABELS and model in ("", kind.model)
+        plays_itself = not kind.has_template and model in ("", kind.model)
         return kind.name if plays_itself else f"{kind.name}:{model}"
 
 
@@ -207,16 +216,24 @@ def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
     if not isinstance(sees, list) or "response" not in sees or not set(sees) <= set(_SEEN):
         raise ConfigError(f"{place}: sees must be a list with response, of {', '.join(_SEEN)}.")
     texts = {key: _string(document, key, place, is_needed=True) for key in (*_TEXTS, "parser")}
-    parsers = {Answers.LABELS: {"labels"}, Answers.GUARD: set(PARSERS), Answers.PHRASES: {"phrases"}}[answers]
+    parsers = {
+        Answers.LABELS: {"labels"},
+        Answers.COMPLIANCE: set(COMPLIANCE_PARSERS),
+        Answers.GUARD: set(PARSERS),
+        Answers.PHRASES: {"phrases"},
+    }[answers]
     if texts["parser"] not in parsers:
         raise ConfigError(f"{place}: parser must be one of {', '.join(sorted(parsers))}.")
-    if document.get("schema", "labels") != "labels" or (
-        "schema" in document and answers is not Answers.LABELS
-    ):
-        raise ConfigError(f"{place}: schema can be labels, for a judge of labels.")
+    schema = document.get("schema")
+    if schema is not None and (answers not in _ASKED or not schema == answers == texts["parser"]):
+        raise ConfigError(
+            f"{place}: schema can be labels, for a judge of labels, or compliance, for one of compliance."
+        )
     cap = document.get("response_cap")
-    if cap is not None and (answers is not Answers.LABELS or type(cap) is not int or cap < 2):
-        raise ConfigError(f"{place}: response_cap is a number of characters, for a judge of labels.")
+    if cap is not None and (answers not in _ASKED or type(cap) is not int or cap < 2):
+        raise ConfigError(
+            f"{place}: response_cap is a number of characters, for a judge of labels or of compliance."
+        )
     return JudgeKind(
         name=name.replace("-", "_"),
         answers=answers,
@@ -243,9 +260,9 @@ def _template(
     found: Mapping[str, Any], answers: Answers, sees: tuple[str, ...], place: str, folder: Traversable
 ) -> JudgeTemplate:
     file, parts = _string(found, "template_file", place), found.get("template", [])
-    if answers is not Answers.LABELS:
+    if answers not in _ASKED:
         if file or parts:
-            raise ConfigError(f"{place}: only a judge of labels has a template.")
+            raise ConfigError(f"{place}: only a judge of labels or of compliance has a template.")
         return JudgeTemplate("")
     if file:
         template = JudgeTemplate(_text(folder.joinpath(file)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.errors import ConfigError
-from vlsb.records import Untrusted
+from vlsb.records import Compliance, Untrusted
 
 OFFICIAL_TEMPLATE_SHA256 = "773fd7e1402dbe458ccd03b9ae088c13ba790f20041851876d0f607691cf2146"
 _MAX_TEMPLATE_BYTES = 64 * 1024
@@ -40,6 +40,24 @@ RESPONSE_FORMAT: dict[str, Any] = {
     },
 }
 """The official `response_format`, as the OpenAI SDK derives it from the authors' class."""
+
+COMPLIANCE_FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "schema": {
+            "properties": {
+                "compliance": {"enum": [each.value for each in Compliance], "type": "string"},
+                "explanation": {"type": "string"},
+            },
+            "required": ["compliance", "explanation"],
+            "type": "object",
+            "additionalProperties": False,
+        },
+        "name": "COMPLIANCE",
+        "strict": True,
+    },
+}
+"""The `response_format` of a judge of compliance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,10 @@ def _answer_fields(answer: StoredAnswer, judge: Untrusted | None) -> Iterator[Fi
         words += [] if finding.refuses is None else ["refusal" if finding.refuses else "no refusal"]
         if finding.category and finding.category != Untrusted("None"):
             words.append(for_terminal(finding.category))
+        words = words if finding.compliance is None else [f"{finding.compliance.value} compliance"]
         yield Field(name, f"{for_terminal(guard)}: {', '.join(words)}")
+        if finding.explanation:
+            yield Field("", for_terminal(finding.explanation, lines=True))
         name = ""
 
 

@@ -17,6 +17,13 @@ from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.analysis.variance import VarianceSources
 from vlsb.records import Outcome, Rating, Untrusted
+from vlsb.reports.compliance import COLUMNS as COMPLIANCE_COLUMNS
+from vlsb.reports.compliance import (
+    compliance_object,
+    compliance_of,
+    compliance_rows,
+    compliance_table,
+)
 from vlsb.reports.encode import (
     for_csv,
     for_json,
@@ -60,7 +67,14 @@ from vlsb.reports.report import (
     text_of,
 )
 from vlsb.reports.writers.data import plain
-from vlsb.reports.writers.latex import PACKAGES, LatexRow, LatexTable, latex, latex_floats
+from vlsb.reports.writers.latex import (
+    PACKAGES,
+    LatexRow,
+    LatexTable,
+    latex,
+    latex_floats,
+    table_floats,
+)
 from vlsb.reports.writers.markdown import markdown_table
 
 SCHEMA = 1
@@ -115,8 +129,8 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
         lines = (Sentence("- ", names, ": ", why).text(for_markdown) for names, why in note.lines)
         blocks += [f"{note.sign} {text_of(note.heading, for_markdown)}", "\n".join(lines)]
     for table in categories:
-        blocks += [f"### {table.title}"] if several else []
-        blocks.append(markdown_table(table))
+        blocks += [f"### {table.title}"] if several or table.notes else []
+        blocks += [markdown_table(table), *(text_of(note, for_markdown) for note in table.notes)]
     for summary in said_once(marks.summaries):
         words = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary)]
         for remark in remarks(summary):
@@ -158,6 +172,8 @@ def _tables(marks: RowMarks) -> Iterator[Table]:
     if rows:
         words = ("category", *(["run"] if several else []), *(["judge"] if has_judges else []))
         yield Table("By category", (*words, *RATE_HEADINGS), rows, names=len(words))
+    if found := compliance_of(marks.summaries):
+        yield compliance_table(found)
 
 
 def _deviations(summary: Summary) -> list[Sentence]:
@@ -224,6 +240,7 @@ _COLUMNS: Mapping[str, type] = {
     **dict.fromkeys(("labels", "labelled_images"), int),
     **{f"macro_{name}{end}": float for name in RATES for end in ("", "_low", "_high")},
     **dict.fromkeys(("variance_images", "variance_decoding", "variance_judging"), float),
+    **dict.fromkeys(COMPLIANCE_COLUMNS, float),
 }
 
 
@@ -251,6 +268,10 @@ def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
                 row |= _macro_cells(summary.macro) | _variance_cells(summary.variance)
             yield {column: row.get(column) for column in _COLUMNS}
     for summary in {each.path: each for each in marks.summaries}.values():
+        for found in summary.compliance:
+            for scope, name, cells in compliance_rows(found):
+                row = summary_head(summary) | {"judge": found.judge, "scope": scope, "name": name} | cells
+                yield {column: row.get(column) for column in _COLUMNS}
         for guard in summary.guards:
             rated = {rating: guard.ratings.get(rating, 0) if guard.rates_harm else None for rating in Rating}
             row = summary_head(summary) | {
@@ -348,6 +369,7 @@ def _object(summary: Summary, differs: Mapping[str, object] | None = None) -> di
         **({"thinking_cut": summary.thinking_cut} if summary.thinking_cut else {}),
         **_costs(summary),
         **({"guards": [guard_object(each) for each in summary.guards]} if summary.guards else {}),
+        **_complied(summary),
         "flip_samples": summary.flip_samples,
         "samples_digest": _digests(summary)["samples_digest"],
         "judge_digest": _digests(summary)["judge_digest"],
@@ -381,6 +403,11 @@ def _variance_object(found: VarianceSources) -> dict[str, object]:
         "half_width_twice_images": found.with_twice_images,
         "half_width_endless_epochs": found.with_endless_epochs,
     }
+
+
+def _complied(summary: Summary) -> dict[str, object]:
+    found = [compliance_object(each) for each in summary.compliance]
+    return {"compliance": found} if found else {}
 
 
 def _group(rates: Rates) -> dict[str, object]:
@@ -498,6 +525,8 @@ def to_latex(summaries: Sequence[Summary]) -> str:
         signs = "".join(_SIGNS[each.sign] for each in marks.notes())
         notes = [f"{signs} See Table~\\ref{{tab:vlsbench}}."] if signs else []
         blocks.append(_float(marks, " by category", "tab:vlsbench-categories", names, rows, notes))
+    if found := compliance_of(marks.summaries):
+        blocks.append(table_floats(compliance_table(found)))
     return "\n\n".join(blocks) + "\n"
 
 

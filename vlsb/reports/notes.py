@@ -160,7 +160,8 @@ def _gaps(summary: Summary) -> Iterator[Remark]:
         return
     if summary.judge is None:
         selected = counted(rates.selected, "sample" if summary.epochs == 1 else "response")
-        yield Remark(f"{_answer_count(rates):,} of {selected} answered, none judged.")
+        judged = "none judged for safety" if summary.compliance else "none judged"
+        yield Remark(f"{_answer_count(rates):,} of {selected} answered, {judged}.")
         return
     if rates.judged == 0:
         yield Remark("Nothing was judged, so there are no rates.", is_warning=True)

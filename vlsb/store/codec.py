@@ -23,6 +23,7 @@ _LONGEST_S = 1e9
 # Names of models, reasons and categories are shorter, and most responses longer.
 _LONGEST_SHARED = 64
 _RARE_COUNTS = ("cached_tokens", "thought_tokens", "batch_input_tokens", "batch_output_tokens")
+_RARE_FIELDS = ("compliance", "explanation")
 _STAMP = ("session", "elapsed_s", "at")
 
 Kind = TypeVar("Kind")
@@ -116,12 +117,14 @@ class Decoder:
 def to_json(record: object) -> Json:
     """Return the fields of a record as JSON has them, in their order; durations to the millisecond.
 
-    A response without reasoning has no such key: most models do not think. Nor has a usage those of
-    `_RARE_COUNTS` that the endpoint did not report.
+    A response without reasoning has no such key: most models do not think. Nor has a finding what only a
+    judge of compliance says, or a usage those of `_RARE_COUNTS` that the endpoint did not report.
     """
     fields: Json = msgspec.to_builtins(record, enc_hook=_expose)
-    if fields.get("reasoning", "") is None:
-        del fields["reasoning"]
+    rare = _RARE_FIELDS if isinstance(record, Finding) else ("reasoning",)
+    for name in rare:
+        if fields.get(name, "") is None:
+            del fields[name]
     if (usage := fields.get("usage")) is not None:
         for name in _RARE_COUNTS:
             if usage[name] is None:

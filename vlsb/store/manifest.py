@@ -30,6 +30,7 @@ from vlsb.records import (
     DATASET_NAME,
     PUBLISHED_IDS,
     VLSBENCH,
+    Half,
     ImageFile,
     Sample,
     Untrusted,
@@ -47,6 +48,10 @@ _LONGEST_PATH_BYTES = 4096
 SCHEMA = 2
 # Schema 1 had the checksum of every image, taken before anything was sent.
 _READ_SCHEMAS = (1, SCHEMA)
+HALF = "half"
+"""What says in a run's data whether its samples ask for harm, where somebody said so."""
+COMPLIANCE = "compliance"
+"""What a judge of compliance answers, in its settings."""
 IMPORTED_FROM = "imported.from"
 """The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
 ARM = "arm"
@@ -115,8 +120,13 @@ class JudgeEntry:
 
     @property
     def is_guard(self) -> bool:
-        """Whether it rates and does not label: it has a file of findings, and a place apart."""
-        return self.settings.get("answers") in ("guard", "phrases")
+        """Whether it gives no label of safety: it has a file of findings, and a place apart."""
+        return self.settings.get("answers") in ("guard", "phrases", COMPLIANCE)
+
+    @property
+    def is_of_compliance(self) -> bool:
+        """Whether it says how far a response does what it was asked for."""
+        return self.settings.get("answers") == COMPLIANCE
 
     @property
     def is_human(self) -> bool:
@@ -181,6 +191,12 @@ class Manifest:
         """What the target was shown of each sample."""
         arm = self.settings.get(ARM, USUAL_ARM)
         return Untrusted(arm if isinstance(arm, str) else USUAL_ARM)
+
+    @property
+    def half(self) -> Half | None:
+        """Whether the samples ask for harm; None where nobody said so. VLSBench's all do."""
+        said = Half.HARMFUL if self.dataset == VLSBENCH else self.data.get(HALF)
+        return next((half for half in Half if half == said), None)
 
     @property
     def is_full(self) -> bool:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vlsb import strict_json
+from vlsb.analysis.compliance import CompliedResponse, RunCompliance, run_compliance
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.panel import FEWEST, KIND, RULE, panel_settings
 from vlsb.analysis.rates import DrawnResponse, SampleOutcome
@@ -147,7 +148,16 @@ def summarize_state(
             target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
             judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
             conditions=run_conditions(state, judge, images),
-            guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
+            guards=tuple(
+                guard_counts(state, directory, guard.file)
+                for guard in manifest.guards
+                if not guard.is_of_compliance
+            ),
+            compliance=tuple(
+                found_compliance(state, directory, each.file)
+                for each in manifest.guards
+                if each.is_of_compliance
+            ),
             part=None if drawn_part is None else drawn_part.part,
             is_own=entry is None or not entry.is_added,
             dataset=manifest.dataset,
@@ -206,6 +216,17 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
         responses=len(keys),
         found=len(findings),
     )
+
+
+def found_compliance(state: RunState, directory: Path, judge: str) -> RunCompliance:
+    """Return what a judge of compliance says of every response that a run asked for, by its file."""
+    rows = {row.sample_id: row for row in state.manifest.samples}
+    findings = ((rows[key.sample_id], state.finding(key, judge)) for key in state.asked_for())
+    responses = (
+        CompliedResponse(row.cluster, row.category, None if found is None else found.compliance)
+        for row, found in findings
+    )
+    return run_compliance(Untrusted(directory.resolve().name), state.manifest.judge(judge).name, responses)
 
 
 def sample_outcomes(

@@ -20,7 +20,7 @@ from typing import Any
 from vlsb._version import __version__
 from vlsb.analysis.summary import Summary
 from vlsb.judging.human import GUIDE
-from vlsb.records import Failure, Key, Outcome, Response, Untrusted, Verdict, is_cut
+from vlsb.records import Failure, Finding, Key, Outcome, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
@@ -254,7 +254,7 @@ class _Samples:
                     else "no refusal",
                     category=None
                     if finding.category == Untrusted("None")
-                    else for_page(finding.category, longest=longest),
+                    else for_page(_about(finding), longest=longest),
                 ),
             }
             for guard, finding in first.findings.items()
@@ -310,6 +310,11 @@ class _Samples:
 
 def _places(names: Iterable[Untrusted]) -> dict[str, int]:
     return {name: place for place, name in enumerate(sorted({for_page(each) for each in set(names)}))}
+
+
+def _about(finding: Finding) -> Untrusted:
+    """Return a guard's category, or how far a response complies."""
+    return finding.category if finding.compliance is None else Untrusted(finding.compliance.value)
 
 
 def _requests(answered: Response | Verdict) -> list[float | None]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED
+from vlsb.reports.compliance import NOTE, TITLE, compliance_of, compliance_table
 from vlsb.reports.encode import for_page
 from vlsb.reports.notes import (
     DOUBLE_DAGGER,
@@ -64,6 +65,7 @@ def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool)
             _detail(each._replace(summary=summary), marks.sign(place))
             for place, (each, summary) in enumerate(zip(described, named_once, strict=True))
         ),
+        *_compliance(summaries),
         *_guards(summaries),
     ]
 
@@ -261,6 +263,26 @@ def _outcomes(summary: Summary) -> Iterator[Markup]:
         ]
         yield element("h3", "Where the samples ended")
         yield element("table", element("tbody", *rows), class_="outcomes")
+
+
+def _compliance(summaries: Sequence[Summary]) -> Iterator[Markup]:
+    if found := compliance_of(summaries):
+        table = compliance_table(found)
+        kinds = ["name" if place < table.names else "number" for place in range(len(table.headings))]
+        heads = (
+            element("th", text_of(each, for_page), scope="col", class_="name") for each in table.headings
+        )
+        cells = (
+            [
+                element("td", text_of(cell, for_page), class_=kind)
+                for cell, kind in zip(row, kinds, strict=True)
+            ]
+            for row in table.rows
+        )
+        body = element("tbody", *(element("tr", *row) for row in cells))
+        wide = wide_table(TITLE, element("thead", element("tr", *heads)), body)
+        note = element("p", NOTE, class_="quiet")
+        yield element("section", element("h2", TITLE), wide, note, class_="card")
 
 
 def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json, for_latex, latex_row
-from vlsb.reports.report import Report, Words, text_of
+from vlsb.reports.report import Report, Table, Words, text_of
 
 PACKAGES = "% \\usepackage{booktabs}\n% \\usepackage{graphicx}"
 """What a document needs for these tables, as comments."""
@@ -42,14 +42,18 @@ def write(report: Report, *, width: int, color: bool) -> str:
     """Return each table as a float with its caption and notes; what leads the report is the first notes."""
     blocks = [PACKAGES]
     for place, table in enumerate(report.tables):
-        columns = "l" * table.names + "r" * (len(table.headings) - table.names)
-        rows = [LatexRow(latex_row([*map(latex, row)])) for row in table.rows]
-        body = LatexTable(columns, latex_row([*map(latex, table.headings)]), rows)
-        title = text_of(table.title, for_json)
-        caption = latex(title if title.endswith((".", ":")) else f"{title}.")
-        notes = [*(() if place else report.lead), *table.notes]
-        blocks.append(latex_floats(caption, table.label, body, list(map(latex, notes))))
+        blocks.append(table_floats(table, lead=() if place else report.lead))
     return "\n\n".join(blocks) + "\n"
+
+
+def table_floats(table: Table, *, lead: Sequence[Words] = ()) -> str:
+    """Return a table as floats; `lead` are its first notes."""
+    columns = "l" * table.names + "r" * (len(table.headings) - table.names)
+    rows = [LatexRow(latex_row([*map(latex, row)])) for row in table.rows]
+    body = LatexTable(columns, latex_row([*map(latex, table.headings)]), rows)
+    title = text_of(table.title, for_json)
+    caption = latex(title if title.endswith((".", ":")) else f"{title}.")
+    return latex_floats(caption, table.label, body, list(map(latex, [*lead, *table.notes])))
 
 
 def latex(words: Words) -> str:
