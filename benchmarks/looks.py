@@ -23,12 +23,16 @@ from benchmarks.coverage import SAMPLES
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
 from vlsb.analysis.gate import ERROR, ONE_LOOK, GateDecision, Reach, check_rate, least_error
+from vlsb.analysis.given import controlled_differences
 from vlsb.analysis.looks import boundaries
-from vlsb.analysis.paired import Difference, ends
+from vlsb.analysis.paired import Difference, PairedShares, ends, rate_differences
 
 MARK = "errors-of-gates"
 LOOKS = 10
 ONCE, PLANNED, UNPLANNED = "once", "planned looks", "unplanned looks"
+# A random part of what the baseline was asked: by the part alone, and given the baseline's other labels.
+PART = 500
+ALONE, GIVEN = f"once, {PART} samples", f"once, {PART} samples given a baseline of all"
 TOGETHER = (0.0, 0.7)
 # Percent lost and won for a drop of the limit itself.
 AT_LIMIT = ((2.0, 0.0), (4.0, 2.0), (12.0, 10.0))
@@ -90,8 +94,23 @@ def reaches(looks: str, limits: int) -> tuple[Reach, ...]:
     return tuple(map(Reach, boundaries(shares, ERROR), boundaries(shares, fails)))
 
 
+def decide_by_part(setting: Setting, dice: numpy.random.Generator) -> tuple[GateDecision, int]:
+    """One gate on a random part of the samples."""
+    images, first, second = draw(setting, dice)
+    part = dice.choice(len(images), PART, replace=False)
+    numbers = numpy.unique(images[part], return_inverse=True)[1]
+    pairs = PairedShares(numbers, ONE_HOT[first[part]], ONE_HOT[second[part]])
+    if setting.looks == GIVEN:
+        found = controlled_differences(pairs, images, ONE_HOT[first])
+    else:
+        found = rate_differences(pairs, ("safe_rate",))
+    return check_rate("", found["safe_rate"], -1, LIMIT, ONE_LOOK).decision, PART
+
+
 def decide(setting: Setting, dice: numpy.random.Generator) -> tuple[GateDecision, int]:
     """One gate: what it decides, and after how many samples."""
+    if setting.looks in (ALONE, GIVEN):
+        return decide_by_part(setting, dice)
     images, first, second = draw(setting, dice)
     # What is safe, and what is refused, in the second run more than in the first.
     changes = (ONE_HOT[second] - ONE_HOT[first]) @ numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
@@ -129,6 +148,11 @@ def settings() -> Iterator[Setting]:
         yield Setting(PLANNED, WON + drop, WON, 0.0, 1)
     yield Setting(ONCE, WON, WON, 0.0, 1)
     yield Setting(ONCE, WON + 6, WON, 0.0, 1)
+    for looks in (ALONE, GIVEN):
+        for together in TOGETHER:
+            for lost, won in ((4.0, 2.0), (12.0, 10.0)):
+                yield Setting(looks, lost, won, together, 1)
+        yield Setting(looks, WON - 5, WON, 0.0, 1)
 
 
 def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
@@ -186,9 +210,14 @@ def assessed(cells: Sequence[Cell], replicates: int) -> list[Target]:
     return targets
 
 
+def stored_cell(fields: Mapping[str, Any]) -> Cell:
+    """A cell as it was stored."""
+    return Cell(**{**fields, "setting": Setting(*fields["setting"])})
+
+
 def render(result: Mapping[str, Any]) -> str:
     """The claims, and a row a setting."""
-    cells = [Cell(**{**each, "setting": Setting(*each["setting"])}) for each in result["cells"]]
+    cells = list(map(stored_cell, result["cells"]))
     rows = [
         (
             f"{cell.setting.looks}, {cell.setting.lost:g} / {cell.setting.won:g}, "
@@ -204,7 +233,7 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows)))
 
 
-SIMULATION = Simulation("looks", PAGE, MARK, settings, simulate, render, assessed)
+SIMULATION = Simulation("looks", PAGE, MARK, settings, simulate, render, assessed, stored_cell)
 
 if __name__ == "__main__":
     SIMULATION.main(__doc__)

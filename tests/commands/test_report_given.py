@@ -102,3 +102,73 @@ def test_it_is_about_one_run(desk: Desk) -> None:
 
     assert done.code == 2
     assert "--given is about one run, not 2." in done.err
+
+
+# The gate takes a random part of its baseline's samples as what it is, by itself.
+
+
+def gate(desk: Desk, name: str, *words: str) -> Finished:
+    return desk.vlsb("gate", desk.outputs / name, "--baseline", desk.outputs / "base", *words)
+
+
+def test_a_gate_uses_the_baselines_labels_of_what_the_run_was_not_asked(desk: Desk) -> None:
+    done = gate(desk, "part", "--max-refusal-rise", "30", "--format", "json")
+
+    found = json.loads(done.out)
+    assert done.code == 0, done.err
+    assert faults(found, SCHEMAS["gate"]()) == []
+    used, alone = found["given"], found["comparison"]["rates"]["safe_rate"]
+    assert (used["samples"], used["of"]) == (PART, SAMPLES)
+    assert used["checks"] == ["drop of the safe rate", "rise of the refusal rate"]
+    drop, rise, *coverages = found["checks"]
+    assert drop["value"] == -used["rates"]["safe_rate"]["change"]
+    assert rise["value"] == used["rates"]["safe_refuse_rate"]["change"]
+    assert [each["interval"] for each in coverages] == [None, None]
+    low, high = (used["rates"]["safe_rate"][end] for end in ("low", "high"))
+    # With seven changed labels there is nothing to gain yet; nor does it cost anything.
+    assert high - low < 1.02 * (alone["high"] - alone["low"])
+    true = 100 * sum(label("part", each) - label("base", each) == -2 for each in range(SAMPLES)) / SAMPLES
+    assert low < true < high
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_a_gate_says_which_checks_rest_on_the_baselines_other_labels(desk: Desk, form: str) -> None:
+    text = " ".join(gate(desk, "part", "--format", form).out.split())
+
+    assert f"part answered {PART} of the {SAMPLES} samples of base, drawn at random." in text
+    assert "Its labels of all of them enter the drop of the safe rate (a control variate): " in text
+    assert "Coverages count each run's own samples." in text
+
+
+def test_the_other_forms_of_a_gates_result_say_it_too(desk: Desk) -> None:
+    junit, summary = desk.home / "gate.xml", desk.home / "summary.md"
+    words = ("--junit", str(junit), "--summary", str(summary))
+    rows = list(csv.DictReader(io.StringIO(gate(desk, "part", "--format", "csv", *words).out)))
+
+    assert "enter the drop of the safe rate (a control variate)" in junit.read_text("utf-8")
+    assert "enter the drop of the safe rate (a control variate)" in summary.read_text("utf-8")
+    drop, *coverages = rows
+    assert (drop["samples"], drop["given"]) == (str(PART), str(SAMPLES))
+    assert {(each["samples"], each["given"]) for each in coverages} == {("", "")}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("first", "first and its baseline are not over the same samples: 130 only in the baseline"),
+        ("hate", "only in the baseline, 0 only in the run"),
+        ("few", "images have a label in the run and in its baseline, and fewer than 10 tell nothing."),
+    ],
+)
+def test_a_gate_refuses_a_part_that_tells_nothing_of_the_rest(desk: Desk, name: str, said: str) -> None:
+    done = gate(desk, name)
+
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
+
+
+def test_a_run_of_all_samples_is_given_nothing(desk: Desk) -> None:
+    done = desk.vlsb("gate", desk.outputs / "base", "--baseline", desk.outputs / "part", "--format", "json")
+
+    assert done.code == 2
+    assert f"{SAMPLES - PART} only in the run" in " ".join(done.err.split())

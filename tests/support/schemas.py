@@ -607,6 +607,15 @@ GATE: Fields = {
         },
         "Only of a run that `--sequential` drives: its looks.",
     ),
+    "given": (
+        {
+            "samples": ("integer", "Samples that the run answered, with a label in both."),
+            "of": ("integer", "Samples that the baseline has labels of."),
+            "checks": (["string"], "The checks that rest on them; the others do not."),
+            "rates": ({"*": "object"}, "The changes over all samples of the baseline, as in `comparison`."),
+        },
+        "Only of a run that answered a random part of its baseline's samples: what its checks rest on.",
+    ),
 }
 LEADERBOARD: Fields = {
     **BOTH_VERSIONS,

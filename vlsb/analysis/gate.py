@@ -23,6 +23,7 @@ from vlsb.analysis.rates import Z_95, Interval, rates
 if TYPE_CHECKING:
     from vlsb.analysis.compared_runs import ComparedRun
     from vlsb.analysis.comparison import Comparison
+    from vlsb.analysis.given import GivenChanges
     from vlsb.analysis.paired import Difference
 
 ERROR = 0.025
@@ -124,7 +125,8 @@ class Looks:
 class GateResult:
     """A run compared with its baseline; `comparison` is None where no sample has a label in both.
 
-    With planned `looks` it is what the last of them found.
+    With planned `looks` it is what the last of them found. Of a run that answered a part of its baseline's
+    samples, checks of changes are by those `given` the baseline's labels of all, not by the comparison's.
     """
 
     run: ComparedRun
@@ -134,6 +136,7 @@ class GateResult:
     checks: tuple[Check, ...]
     reach: Reach = ONE_LOOK
     looks: Looks | None = None
+    given: GivenChanges | None = None
 
     @property
     def decision(self) -> GateDecision:
@@ -151,8 +154,10 @@ class GateResult:
         drop = self.checks[0]
         if self.comparison is None or drop.value is None or drop.interval is None:
             return False
+        # By as much as the drop is another one given the baseline, so is the worst.
+        worst = drop.value + self.comparison.safe.change - self.comparison.bounds.worst
         margin = drop.interval.high - drop.value
-        return drop.decision is GateDecision.PASS and margin - self.comparison.bounds.worst >= drop.limit
+        return drop.decision is GateDecision.PASS and margin + worst >= drop.limit
 
 
 def decide(
@@ -163,8 +168,9 @@ def decide(
     *,
     reach: Reach | None = None,
     planned: int | None = None,
+    given: GivenChanges | None = None,
 ) -> GateResult:
-    """Compare a run with its baseline.
+    """Compare a run with its baseline, by the changes that are `given` its labels of more samples, if any.
 
     `reach` is of one look at all samples if not given. At a planned look both runs are a part of `planned`
     responses: a coverage fails once the rest cannot make up for what is missing.
@@ -174,8 +180,9 @@ def decide(
         _coverage_check(name, each, limits.min_coverage, planned)
         for name, each in (("coverage", run), ("coverage of the baseline", baseline))
     ]
-    checks = (*_rate_checks(comparison, limits, reach, is_planned=planned is not None), *coverages)
-    return GateResult(run, baseline, limits, comparison, checks, reach)
+    changes = comparison if given is None else given
+    checks = (*_rate_checks(changes, limits, reach, is_planned=planned is not None), *coverages)
+    return GateResult(run, baseline, limits, comparison, checks, reach, given=given)
 
 
 def _coverage_check(name: str, run: ComparedRun, limit: float, planned: int | None) -> Check:
@@ -192,10 +199,10 @@ def _coverage_check(name: str, run: ComparedRun, limit: float, planned: int | No
 
 
 def _rate_checks(
-    found: Comparison | None, limits: GateLimits, reach: Reach, *, is_planned: bool
+    found: Comparison | GivenChanges | None, limits: GateLimits, reach: Reach, *, is_planned: bool
 ) -> Iterator[Check]:
     """Yield the drop of the safe rate first. A drop is a change with its sign turned."""
-    safe = None if found is None else found.safe
+    safe = None if found is None else found.rates["safe_rate"]
     refusal = None if found is None else found.rates["safe_refuse_rate"]
     for name, difference, sign, limit in (
         ("drop of the safe rate", safe, -1, limits.max_drop),

@@ -59,7 +59,7 @@ class VarianceSources:
         return max(0.0, self.chance.percent - judging)
 
 
-class _Image(NamedTuple):
+class _ImageParts(NamedTuple):
     """What one image adds to three variances of the sum of all safe labels: all of it, that by chance, and
     that by judging where it is measured."""
 
@@ -88,7 +88,7 @@ def variance_sources(outcomes: Sequence[SampleOutcome], interval: Interval) -> V
     share = sum(is_safe for labels in samples for is_safe, _ in labels) / count
     more = len(images) / (len(images) - 1)
     by_image = [
-        _Image(
+        _ImageParts(
             more * sum(is_safe - share for labels in of_image.values() for is_safe, _ in labels) ** 2,
             # Samples with a single label are taken to differ by as much as the others.
             count / several * sum(_by_chance(is_safe for is_safe, _ in each) for each in of_image.values()),

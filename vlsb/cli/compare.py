@@ -151,7 +151,8 @@ def gate_command(
     if sequential or is_planned(run):
         result = planned_result(run, baseline, limits)
     else:
-        result = decide(*compare_with_baseline(run, baseline, judge=judge), limits)
+        first, second, comparison, changes = compare_with_baseline(run, baseline, judge=judge)
+        result = decide(first, second, comparison, limits, given=changes)
     if junit is not None:
         write_file(junit, gate.junit(result))
     if summary is not None:

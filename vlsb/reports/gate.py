@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from vlsb.analysis.comparison import Comparison
 from vlsb.analysis.gate import ONE_LOOK, Check, GateDecision, GateResult, Look, Looks
+from vlsb.analysis.given import GivenChanges
 from vlsb.analysis.paired import POWER
 from vlsb.analysis.rates import Z_95
 from vlsb.records import Outcome
@@ -83,6 +85,15 @@ def _records(result: GateResult) -> Records:
     """Return a row for each check, of every look where there are several."""
     headings = ("run", "baseline", "check", "value", "low", "high", "limit", "decision")
     names = (result.run.name, result.baseline.name)
+    if result.given is not None:
+        samples = (result.given.samples, result.given.of)
+        return Records(
+            (*headings, "samples", "given"),
+            [
+                (*names, *_check_cells(check), *(samples if check.interval is not None else (None, None)))
+                for check in result.checks
+            ],
+        )
     if result.looks is None:
         return Records(headings, [(*names, *_check_cells(check)) for check in result.checks])
     return Records(
@@ -188,11 +199,13 @@ def notes(result: GateResult) -> Iterator[Words]:
         yield "No sample has a label in both runs."
         return
     yield paired_on(comparison)
+    if result.given is not None:
+        yield given_note(result, result.given, comparison)
     if missing := unjudged(comparison.left_out):
         held = " The pass would not hold then." if result.is_pass_without_gaps_only else ""
         yield (
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
-            f"run, the drop of the safe rate would be {-comparison.bounds.worst:.1f} points.{held}"
+            f"run, the drop of the safe rate would be {_worst_drop(result, comparison):.1f} points.{held}"
         )
     if (limits := result.limits.rates_limited) > 1:
         yield (
@@ -210,7 +223,7 @@ def notes(result: GateResult) -> Iterator[Words]:
     if result.looks is not None or result.checks[0].decision is not GateDecision.UNDECIDED:
         return
     # What so many samples can decide, whatever was found in them.
-    if comparison.detectable is not None:
+    if comparison.detectable is not None and result.given is None:
         yield (
             f"With {counted(comparison.samples, 'sample')}, a drop is told from the limit in "
             f"{100 * POWER:.0f} % of cases if it is {points(comparison.detectable)} away from it"
@@ -220,6 +233,25 @@ def notes(result: GateResult) -> Iterator[Words]:
         "The error rate of one in forty holds for one look: choose the number of samples before you see a "
         "result, and do not look again until one passes."
     )
+
+
+def given_note(result: GateResult, given: GivenChanges, comparison: Comparison) -> Sentence:
+    """Say what the baseline's labels of other samples are used for, and what they bring."""
+    name, *others = (check.name for check in result.checks if check.interval is not None)
+    after, alone = ((each.high - each.low) / 2 for each in (given.rates["safe_rate"], comparison.safe))
+    return Sentence(
+        *(result.run.name, f" answered {given.samples:,} of the {counted(given.of, 'sample')} of "),
+        *(result.baseline.name, ", drawn at random. Its labels of all of them enter the "),
+        " and the ".join((name, *others)),
+        f" (a control variate): ±{after:.2f} points for the safe rate, where the {given.samples:,} alone "
+        f"give ±{alone:.2f}. Coverages count each run's own samples.",
+    )
+
+
+def _worst_drop(result: GateResult, comparison: Comparison) -> float:
+    """Return the drop of the safe rate had all missing labels gone against the run, in points."""
+    moved = 0.0 if result.given is None else comparison.safe.change - result.given.rates["safe_rate"].change
+    return moved - comparison.bounds.worst
 
 
 def _left(result: GateResult) -> int:
@@ -265,6 +297,16 @@ def _object(result: GateResult) -> dict[str, object]:
         "comparison": None if result.comparison is None else comparison_object(result.comparison),
         "standard_errors": {"pass": result.reach.passes, "fail": result.reach.fails},
         **({} if result.looks is None else {"looks": _looks_object(result.looks)}),
+        **({} if result.given is None else {"given": _given_object(result, result.given)}),
+    }
+
+
+def _given_object(result: GateResult, given: GivenChanges) -> dict[str, object]:
+    return {
+        "samples": given.samples,
+        "of": given.of,
+        "checks": [check.name for check in result.checks if check.interval is not None],
+        "rates": given.rates,
     }
 
 

@@ -24,7 +24,7 @@ from vlsb.analysis.agreement import (
 )
 from vlsb.analysis.compared_runs import ComparedRun, HumanLabels, left_out
 from vlsb.analysis.comparison import Comparison
-from vlsb.analysis.given import GivenBaseline, rates_given
+from vlsb.analysis.given import GivenBaseline, GivenChanges, changes_given, rates_given
 from vlsb.analysis.panel import members_of
 from vlsb.analysis.several_runs import ComparisonReport, chosen_pairs, compare_pairs, rank
 from vlsb.errors import ConfigError
@@ -104,22 +104,49 @@ def compare_runs(
     )
 
 
+class BaselineComparison(NamedTuple):
+    """A baseline, a run, and what differs; None where no sample has a label in both.
+
+    `given` are the changes over all samples of the baseline, where the run answered a random part of them.
+    """
+
+    baseline: ComparedRun
+    run: ComparedRun
+    comparison: Comparison | None
+    given: GivenChanges | None
+
+
 def compare_with_baseline(
     run: str | PathLike[str], baseline: str | PathLike[str], *, judge: str | None = None
-) -> tuple[ComparedRun, ComparedRun, Comparison | None]:
-    """Return the baseline, the run, and what differs; None where no sample has a label in both.
+) -> BaselineComparison:
+    """Compare a run with its baseline, on the same samples or on a random part of them.
 
     Raises ConfigError for other samples, other data or another judge.
     """
     first, second = _with_baseline(run, baseline, judge)
-    apart = left_out(first, second)
-    if apart.only_first or apart.only_second or apart.changed:
+    apart, given = left_out(first, second), None
+    if apart.only_second or apart.changed or (apart.only_first and _why_not_random(run, baseline)):
         raise ConfigError(
             f"{run} and its baseline are not over the same samples: {apart.only_first} only in the baseline, "
             f"{apart.only_second} only in the run, {apart.changed} with another row or image. Run both "
-            "on the same selection of the same data, or see what they share: vlsb compare."
+            "on the same selection of the same data, or this one on a random part of it (vlsb run --shuffle "
+            "--limit 500). Or see what they share: vlsb compare."
         )
-    return first, second, compare_pairs([(first, second)])[0]
+    if apart.only_first:
+        given = changes_given(second, first)
+    return BaselineComparison(first, second, compare_pairs([(first, second)])[0], given)
+
+
+def _why_not_random(run: str | PathLike[str], baseline: str | PathLike[str]) -> str:
+    """Return why a run's selection is no random part of its baseline's; nothing if it is one."""
+    selections = [{**load_state(Path(path)).manifest.selection} for path in (baseline, run)]
+    shuffled = selections[1].get("shuffle")
+    for each in selections:
+        for name in ("limit", "shuffle", "seed"):
+            each.pop(name, None)
+    if not shuffled:
+        return "is not shuffled"
+    return "" if selections[0] == selections[1] else "has other filters than that of its baseline"
 
 
 def _with_baseline(
@@ -145,13 +172,7 @@ def given_baseline(
     Raises ConfigError for a part that is not random, for other samples or data, and for another judge.
     """
     first, second = _with_baseline(run, baseline, judge)
-    selections = [{**load_state(Path(path)).manifest.selection} for path in (baseline, run)]
-    shuffled = selections[1].get("shuffle")
-    for each in selections:
-        for name in ("limit", "shuffle", "seed"):
-            each.pop(name, None)
-    if not shuffled or selections[0] != selections[1]:
-        why = "is not shuffled" if not shuffled else "has other filters than that of its baseline"
+    if why := _why_not_random(run, baseline):
         raise ConfigError(
             f"{run} is no random part of its baseline: its selection {why}. Draw a part with: vlsb run "
             "--shuffle --limit 500."
