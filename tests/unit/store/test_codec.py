@@ -14,6 +14,7 @@ from tests.support.records import make_failure, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.records import (
     Completion,
+    Compliance,
     Failure,
     Finding,
     Key,
@@ -413,6 +414,9 @@ def test_a_finding_comes_back_as_it_was_but_for_what_nobody_said() -> None:
         "reasoning_tokens": None,
         "cached_tokens": 2,
     }
+    assert record.keys().isdisjoint({"compliance", "explanation"})
+    complied = replace(finding, rating=None, compliance=Compliance.FULL, explanation=Untrusted("All of it."))
+    assert Decoder().finding(through_the_file(to_json(complied))) == complied
     assert "reasoning" not in to_json(make_response())
     assert to_json(Stamp(1, 0.1234567, "then"))["elapsed_s"] == 0.123
 

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from vlsb.records import (
     data_digest,
 )
 from vlsb.store.codec import Batch, BatchStep, encode_failure, to_json
-from vlsb.store.manifest import sample_row, write_manifest
+from vlsb.store.manifest import SampleRow, sample_row, write_manifest
 from vlsb.store.state import (
     BATCHES,
     EVENTS,
@@ -412,6 +413,21 @@ def test_what_was_sent_has_a_digest_once_every_image_was_sent_in_one_version() -
     assert sent_data_digest(manifest, {paths[0]: {"a"}, paths[1]: {"b", "c"}}) is None
     assert sent_data_digest(manifest, {paths[0]: {"a"}, paths[1]: {"b"}}) == data_digest(
         (row.sample_id, row.digest, image) for row, image in zip(rows, ("a", "b", None), strict=True)
+    )
+
+
+def test_samples_without_an_image_are_in_the_checksum_and_wait_for_none() -> None:
+    manifest = make_manifest(data_digest=None)
+    first, *rest = manifest.samples
+    text_only = [SampleRow(row.sample_id, row.digest, None, *[row.category] * 3) for row in rest]
+    manifest = replace(manifest, samples=[text_only[0], first, text_only[1]])
+    assert first.image_path is not None
+
+    sent = {first.image_path.expose(): {"a"}}
+
+    assert sent_data_digest(manifest, {}) is None
+    assert sent_data_digest(manifest, sent) == data_digest(
+        [(0, first.digest, "a"), *((row.sample_id, row.digest, "none") for row in text_only)]
     )
 
 
