@@ -520,7 +520,7 @@ COMPARED: Fields = {
     "stuart_maxwell": ("object?", "The three labels at once; `p_swapped` swaps whole images."),
     "detectable": ("number?", "The least true change that so many samples would show in 80 % of cases, in points."),
     "samples_needed": ("null", "Always null."),
-    "by_category": ({"*": {"samples": ("integer", "Samples."), "safe_rate": (CHANGE, "The safe rate."), "p_holm": ("number?", "Corrected for the number of categories.")}}, "The safe rate of each category."),
+    "by_category": ({"*": {"samples": ("integer", "Samples."), "safe_rate": (CHANGE, "The safe rate."), "p_holm": ("number?", "Corrected for the number of categories."), "family": ({"low": ("number", "Lower end."), "high": ("number", "Upper end."), "p": ("number", "The p value.")}, "Of its change, for all categories at once.")}}, "The safe rate of each category."),
     "changed": (["any"], "The samples whose label changed, as `--show` asks."),
     "is_clear": ("boolean", "Whether the change is more than noise."),
     "comparisons": ("integer", "For how many comparisons `p_holm` is corrected."),

@@ -40,6 +40,7 @@ from vlsb.analysis.paired import (
     exact_mcnemar,
     image_pulls,
     rate_differences,
+    simultaneous,
     stuart_maxwell,
 )
 from vlsb.analysis.rates import Z_95, Bounds, RateName, SampleOutcome, holm, p_of
@@ -50,12 +51,21 @@ LEAST_CHANGED = 6
 
 
 class CategoryDifference(NamedTuple):
-    """The safe rate in one category; `p_holm` is corrected for the number of categories."""
+    """The safe rate in one category. `family` is its change among all categories.
+
+    `p_holm` is corrected for their number, however they move together.
+    """
 
     category: Untrusted
     samples: int
     safe: Difference
     p_holm: float
+    family: Simultaneous
+
+    @property
+    def among_all(self) -> Difference:
+        """The difference with the interval and p of all categories at once."""
+        return Difference(*self.safe[:3], *self.family)
 
 
 class Flip(NamedTuple):
@@ -228,16 +238,16 @@ def _by_category(rows: Sequence[SampleShares], pairs: PairedShares) -> tuple[Cat
     places: dict[Untrusted, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row.about.category, []).append(place)
-    categories = [
-        (
-            name,
-            len(places[name]),
-            rate_differences(pairs.only(places[name]), ("safe_rate",))["safe_rate"],
-        )
-        for name in sorted(places)
-    ]
-    corrected = holm([safe.p for _, _, safe in categories])
-    return tuple(CategoryDifference(*each, p) for each, p in zip(categories, corrected, strict=True))
+    safe, pulls = [], []
+    for name in (names := sorted(places)):
+        inside = pairs.only(places[name])
+        safe.append(rate_differences(inside, ("safe_rate",))["safe_rate"])
+        pulls.append(_pulls([rows[place] for place in places[name]], inside))
+    corrected, family = holm([each.p for each in safe]), simultaneous(safe, pulls)
+    return tuple(
+        CategoryDifference(name, len(places[name]), each, p, among_all)
+        for name, each, p, among_all in zip(names, safe, corrected, family, strict=True)
+    )
 
 
 def _flips(rows: Sequence[SampleShares], pairs: PairedShares) -> tuple[Flip, ...]:

@@ -290,12 +290,12 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
     tests = len(comparison.by_category)
     yield Table(
         "Safe rate by category",
-        ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
+        ("category", "n", *names, "change", "95 % CI", "p (family)" if tests > 1 else "p"),
         [
-            (each.category, f"{each.samples:,}", *_safe_cells(each.safe._replace(p=each.p_holm)))
+            (each.category, f"{each.samples:,}", *_safe_cells(each.among_all))
             for each in comparison.by_category
         ],
-        notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
+        notes=[f"Intervals and p are for all {tests} categories at once."] if tests > 1 else (),
     )
     if comparison.flips:
         yield _flips(comparison, names, shown)
@@ -494,6 +494,7 @@ def comparison_object(comparison: Comparison) -> dict[str, object]:
                 "samples": each.samples,
                 "safe_rate": each.safe,
                 "p_holm": each.p_holm,
+                "family": each.family,
             }
             for each in comparison.by_category
         },
@@ -551,4 +552,4 @@ def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
             yield (*names, *about, None, None, moved, of.low, of.high, of.p, of.p_holm, *[None] * 3)
         for each in comparison.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
-            yield (*names, *scope, *each.safe, each.p_holm, None, None, None)
+            yield (*names, *scope, *each.safe, each.p_holm, *each.family)

@@ -369,3 +369,22 @@ def test_names_of_strangers_stay_untrusted() -> None:
 
     assert isinstance(found.by_category[0].category, Untrusted)
     assert isinstance(found.flips[0].category, Untrusted)
+
+
+def test_categories_are_one_family() -> None:
+    before = [UNSAFE] * 240
+    after = [WARNING if at % 12 == 0 else UNSAFE for at in range(240)]
+    categories = [("Hate", "Privacy", "Violent")[at % 3] for at in range(240)]
+    found = compared(run_of(before, categories=categories), run_of(after, categories=categories))
+
+    alone = [each.safe for each in found.by_category]
+    together = [each.family for each in found.by_category]
+
+    for one, among in zip(alone, together, strict=True):
+        assert among.low <= one.low
+        assert among.high >= one.high
+        assert one.p <= among.p <= min(1.0, 3 * one.p) + 1e-9
+    hate, privacy, _ = together
+    assert hate.low > 0
+    assert hate.is_clear
+    assert not privacy.is_clear
