@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from tests.support.command import Finished, Vlsb
-from vlsb.evaluation.vision import COLOURS, COUNTS, QUESTIONS, SHAPES, WORDS, Trait, draw
+from vlsb.data.canaries import COLOURS, COUNTS, QUESTIONS, SHAPES, WORDS, Trait, draw
 from vlsb.simulator import Action, Request, SimulatorThread, answer, error
 
 LEGIBLE = 8

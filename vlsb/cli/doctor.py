@@ -22,6 +22,7 @@ from vlsb.cli import options as opt
 from vlsb.cli.command import LIST, as_group, command
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
+from vlsb.data.canaries import FINE_PRINT, SIDE
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints import loops
 from vlsb.engines.doctor import CheckResult, DatasetFacts, Group, State, examine, shown_path
@@ -31,7 +32,7 @@ from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.options import HelpPanel, Option, RunOptions, names_in
 from vlsb.evaluation.settings import open_judging, open_target
-from vlsb.evaluation.vision import FINE_PRINT, SIDE, Canary, Sight, check_vision, sight
+from vlsb.evaluation.vision import Canary, Sight, check_vision, sight
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.analysis.differences import is_changed
-from vlsb.analysis.leakage import IMAGE, TEXT, ArmsOfSample, Leakage, leakage
+from vlsb.analysis.leakage import CAPTION, IMAGE, TEXT, ArmsOfSample, Leakage, leakage
 from vlsb.analysis.rates import Rates, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
@@ -19,6 +19,8 @@ from vlsb.store.comparisons import RunRows, compared_run, judged_alike, names_of
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import ARM, OF_ITS_PLACE
 from vlsb.store.state import load_state
+
+_TOLD_APART = {Untrusted(arm): arm for arm in (IMAGE, TEXT, CAPTION)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def target_arms(paths: Sequence[Path], *, judge: str | None = None) -> list[Targ
     for (dataset, target), places in groups.items():
         _require_alike([loaded[place] for place in places])
         runs = [compared_run(loaded[place], names[place], entries[place]) for place in places]
-        arms = [loaded[place].state.manifest.arm.expose() for place in places]
+        shown = [loaded[place].state.manifest.arm for place in places]
+        arms = [_TOLD_APART.get(each, "") for each in shown]
         if missing := [each for each in (IMAGE, TEXT) if each not in arms]:
             raise ConfigError(
                 f"Why a model is unsafe takes runs with --arm {IMAGE} and --arm {TEXT}, and better one with "
@@ -76,7 +79,7 @@ def target_arms(paths: Sequence[Path], *, judge: str | None = None) -> list[Targ
         for arm, run in zip(arms, runs, strict=True):
             for each in run.outcomes:
                 facts[each.sample_id] = each.image, each.category
-                if each.outcome in JUDGED and each.sample_id in labels:
+                if arm and each.outcome in JUDGED and each.sample_id in labels:
                     of_arm = labels[each.sample_id].setdefault(arm, [])
                     of_arm.append(each.outcome is not Outcome.UNSAFE)
         rows = [ArmsOfSample(*facts[key], of_sample) for key, of_sample in labels.items()]
@@ -93,8 +96,7 @@ def target_arms(paths: Sequence[Path], *, judge: str | None = None) -> list[Targ
                 judge=runs[0].judge,
                 simulated=any(each.conditions.simulated for each in runs),
                 arms=[
-                    ArmRates(Untrusted(arm), run.name, rates(run.outcomes))
-                    for arm, run in zip(arms, runs, strict=True)
+                    ArmRates(arm, run.name, rates(run.outcomes)) for arm, run in zip(shown, runs, strict=True)
                 ],
                 whole=leakage(rows, arms),
                 categories=by_category,

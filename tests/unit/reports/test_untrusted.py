@@ -17,6 +17,8 @@ from vlsb.reports.report import Sentence
 
 # Who may see the raw text, and why.
 EXPOSED_IN = {
+    "evaluation/arms.py": "puts a caption into the request, and wraps it again",
+    "evaluation/vision.py": "looks for the words of the right answers in a reply; shows nothing",
     "evaluation/pipeline.py": "image paths are the keys of what was sent for them",
     "store/state.py": "image paths are the keys of what was sent for them",
     "engines/prompt_check.py": "looks for known complaints in what an engine's Python wrote",
