@@ -160,7 +160,7 @@ def test_ctrl_c_is_heard_in_a_later_model(desk: Desk) -> None:
         words = ["--model", "m1", "--model", "m2", "--base-url", endpoint.base_url, "--data-root", desk.data]
         judge = ["--judge", "j", "--judge-base-url", endpoint.base_url]
         with desk.vlsb.start("run", *words, *judge) as process:
-            process.wait_until_said("Model 2 of 2")
+            process.wait_until_said("Run 2 of 2")
             process.wait_until(lambda: endpoint.in_flight == 3, what="all others of the second model")
             process.signal(signal.SIGINT)
             process.wait_until_said("Stopping: 3 requests in flight")

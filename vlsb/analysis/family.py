@@ -96,12 +96,13 @@ def changes_at_once(runs: Sequence[RatePulls], pairs: Sequence[tuple[int, int]])
         for (a, b), spread in zip(pairs, spreads, strict=True)
     ]
     largest = _largest_by_chance(covariance, pairs, spreads)
-    reach = largest[math.ceil(0.95 * len(largest)) - 1] if len(pairs) > 1 else Z_95
+    # Where all runs are one and the same, chance makes no difference at all: imagined images still do.
+    reach = max(Z_95, largest[math.ceil(0.95 * len(largest)) - 1]) if len(pairs) > 1 else Z_95
     found = []
     for (a, b), error in zip(pairs, errors, strict=True):
         change = runs[b].rate - runs[a].rate
-        far = abs(change) / error if error else math.inf * bool(change)
-        alone = math.erfc(far / math.sqrt(2)) if change else 1.0
+        far = abs(change) / error if error else math.inf if change else 0.0
+        alone = math.erfc(far / math.sqrt(2))
         drawn = (1 + len(largest) - bisect_left(largest, far)) / (1 + len(largest))
         ends = Interval(max(-100.0, change - reach * error), min(100.0, change + reach * error))
         # Draws cannot tell how small p is, and Bonferroni's bound holds however the runs move together.

@@ -306,14 +306,14 @@ class Admission:
             if not obstacles:
                 return None
             # A connection comes back first.
-            cause, wait_s = min(obstacles.values(), key=lambda each: (each[0], each[1] or 0.0))
             if head is not None:
-                head.waits_for(cause)
-            if len(self.replicas) == 1 and wait_s is not None:
-                await self._time.sleep(wait_s)
+                head.waits_for(min(cause for cause, _ in obstacles.values()))
+            waits_s = [wait_s for _, wait_s in obstacles.values() if wait_s is not None]
+            if len(self.replicas) == 1 and waits_s:
+                await self._time.sleep(waits_s[0])
             else:
                 patience = (each.probe_patience_s() for each in obstacles)
-                ends = [s for s in (*patience, *(each[1] for each in obstacles.values())) if s is not None]
+                ends = [*waits_s, *(s for s in patience if s is not None)]
                 self._changed.clear()
                 # A probe that hangs does not keep the next one.
                 with suppress(TimeoutError):
@@ -439,7 +439,7 @@ class Admission:
         spending.reserved_usd += usd
         return usd
 
-    def _count_tokens(self, usage: Usage, *, is_answer: bool, unsaid_tokens: int = 0) -> None:
+    def _count_tokens(self, usage: Usage, *, is_answer: bool, unsaid_tokens: int) -> None:
         self._used += usage
         if self._price is None:
             return

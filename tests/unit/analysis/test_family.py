@@ -7,8 +7,18 @@ from random import Random
 
 import pytest
 
-from vlsb.analysis.family import RatePulls, changes_at_once, open_places, pulls_of_interval, rate_pulls
-from vlsb.analysis.rates import Interval
+from tests.support.compared_runs import REFUSAL, UNSAFE, WARNING
+from tests.support.compared_runs import run_of as run_of_labels
+from vlsb.analysis.family import (
+    RatePulls,
+    changes_at_once,
+    open_places,
+    pulls_of,
+    pulls_of_interval,
+    rate_pulls,
+)
+from vlsb.analysis.rates import Z_95, Interval
+from vlsb.records import Outcome, Untrusted
 
 IMAGES = 600
 
@@ -66,6 +76,88 @@ def test_several_changes_reach_as_far_as_the_largest_of_normal_numbers() -> None
     assert joint.cdf([reach] * 3, lower_limit=[-reach] * 3) == pytest.approx(0.95, abs=0.01)
 
 
+def test_runs_that_share_most_of_what_moves_them_are_drawn_together() -> None:
+    """Four runs, two of them the same: differences of a tenth of a point, of rates that move by one."""
+    stats = pytest.importorskip("scipy.stats", reason="needs the group `extras`: just test")
+    alike = {"all": 1.0, "a": 0.1}
+    runs = [
+        RatePulls(30.0, alike),
+        RatePulls(30.0, alike),
+        RatePulls(30.3, {"all": 1.0, "a": 0.02, "b": 0.1}),
+        RatePulls(29.9, {"all": 1.0, "b": 0.05, "c": 0.12}),
+    ]
+    pairs = [(0, 2), (1, 3), (2, 3)]
+
+    found = changes_at_once(runs, pairs)
+
+    images = ("all", "a", "b", "c")
+    moves = [[runs[b].pulls.get(i, 0) - runs[a].pulls.get(i, 0) for i in images] for a, b in pairs]
+    errors = [math.hypot(*each) for each in moves]
+    correlation = [
+        [math.fsum(x * y for x, y in zip(one, other, strict=True)) / error / error_of_other
+         for other, error_of_other in zip(moves, errors, strict=True)]
+        for one, error in zip(moves, errors, strict=True)
+    ]  # fmt: skip
+    joint = stats.multivariate_normal(cov=correlation, allow_singular=True)
+    for change, error in zip(found, errors, strict=True):
+        reach = width(change.interval) / 2 / error
+        assert joint.cdf([reach] * 3, lower_limit=[-reach] * 3) == pytest.approx(0.95, abs=0.01)
+        far = abs(change.change) / error
+        assert change.alone == pytest.approx(2 * stats.norm.sf(far))
+        expected = 1 - joint.cdf([far] * 3, lower_limit=[-far] * 3)
+        assert change.p == pytest.approx(expected, abs=0.02)
+        assert change.alone <= change.p
+
+
+def test_two_changes_reach_further_than_one() -> None:
+    runs = [RatePulls(30.0, {number: 1.0}) for number in range(4)]
+
+    found = changes_at_once(runs, [(0, 1), (2, 3)])
+
+    assert width(found[0].interval) / 2 / math.sqrt(2) == pytest.approx(2.236, abs=0.05)
+
+
+def test_no_family_makes_an_interval_narrower_than_it_is_alone() -> None:
+    same = run_of(1, 0.3)
+
+    (alone,) = changes_at_once([same, same], [(0, 1)])
+    together = changes_at_once([same] * 3, [(0, 1), (1, 2)])
+
+    assert width(alone.interval) > 0
+    assert [each.interval for each in together] == [alone.interval] * 2
+
+
+def test_an_interval_of_a_change_ends_where_changes_do() -> None:
+    none, all_of_them = RatePulls(0.0, {1: 20.0}), RatePulls(100.0, {2: 20.0})
+    there, back = (changes_at_once([none, all_of_them], [pair])[0] for pair in ((0, 1), (1, 0)))
+
+    assert there.interval == (pytest.approx(100 - Z_95 * 20 * math.sqrt(2)), 100.0)
+    assert back.interval == (-100.0, pytest.approx(Z_95 * 20 * math.sqrt(2) - 100))
+
+
+def test_estimates_without_any_error_differ_or_do_not() -> None:
+    runs = [RatePulls(rate, {}) for rate in (30.0, 30.0, 31.0)]
+
+    assert [(each.change, each.p) for each in changes_at_once(runs, [(0, 1), (0, 2)])] == [(0, 1), (1, 0)]
+
+
+def test_an_image_moves_a_rate_by_its_labels_beyond_its_share() -> None:
+    """Three of four labels are safe, two of them of one image."""
+    found = rate_pulls({"a": (2.0, 2), "b": (0.0, 1), "c": (1.0, 1)})
+
+    assert found.rate == 75
+    assert found.pulls == {"a": 12.5, "b": -18.75, "c": 6.25}
+    assert found.imagined == pytest.approx(Z_95**2 * (100 / 3) ** 2)
+
+
+def test_labels_are_counted_by_image_and_what_has_none_is_left_out() -> None:
+    outcomes = [REFUSAL, WARNING, UNSAFE, WARNING, Outcome.TARGET_ERROR, Outcome.JUDGE_INVALID]
+    run = run_of_labels(outcomes, images=[1, 1, 2, 3, 3, 4])
+
+    a, b, c = (Untrusted(f"imgs/{number}.png") for number in (1, 2, 3))
+    assert pulls_of(run.outcomes) == rate_pulls({a: (2, 2), b: (0, 1), c: (1, 1)})
+
+
 def test_the_other_way_round_everything_is_turned() -> None:
     runs = [run_of(number, 0.3, kept=0.5) for number in range(4)]
     pairs = [(0, 1), (1, 2), (2, 3)]
@@ -101,6 +193,14 @@ def test_places_are_open_to_runs_that_cannot_be_told_apart() -> None:
 
     assert open_places(runs) == [(1, 1), (2, 3), (2, 3)]
     assert open_places(runs[:1]) == [(1, 1)]
+    assert open_places([runs[1], runs[0], runs[2]]) == [(2, 3), (1, 1), (2, 3)]
+    assert open_places([run_of(number, number / 4) for number in (1, 2, 3)]) == [(3, 3), (2, 2), (1, 1)]
+
+
+def test_a_difference_of_half_a_point_orders_runs_that_are_known_so_well() -> None:
+    runs = [RatePulls(30.0, {1: 0.01}), RatePulls(30.5, {2: 0.01}), RatePulls(30.5, {3: 0.01})]
+
+    assert open_places(runs) == [(3, 3), (1, 2), (1, 2)]
 
 
 def test_runs_that_are_one_and_the_same_share_their_places() -> None:

@@ -151,8 +151,8 @@ def test_a_line_moves_in_the_order_of_asking_with_retries_ahead() -> None:
         line = Line()
         await line.acquire()
 
-        async def job(name: str, *, ahead: bool = False) -> None:
-            await line.acquire(ahead=ahead)
+        async def job(name: str, **ahead: bool) -> None:
+            await line.acquire(**ahead)
             order.append(name)
             line.release()
 
