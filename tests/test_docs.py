@@ -25,7 +25,7 @@ import typer.main
 from typer.exceptions import TyperException
 
 import vlsb
-from tests.commands.test_panel import QUIET
+from tests.proofs.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb, printed

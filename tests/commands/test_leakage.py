@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
 from tests.support.command import Desk, run_words
 from tests.support.datasets import PAIRS, sharing_rows, write_dataset
 from tests.support.endpoint import sample_of

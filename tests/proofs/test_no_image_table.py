@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
 from tests.support.command import Desk, run_words
 from tests.support.endpoint import sample_of
 from vlsb.simulator import Action, Request, SimulatorThread, answer, verdict

@@ -453,7 +453,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_launch.py::test_the_key_is_new_each_time_and_opens_the_server_alone",
             "tests/unit/engines/test_launch.py::test_variables_that_open_an_engine_do_not_reach_it",
             "tests/unit/engines/test_plan.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
-            "tests/commands/test_serve.py::test_the_key_is_in_the_state_file_alone_and_goes_with_it",
+            "tests/proofs/serving/test_serve.py::test_the_key_is_in_the_state_file_alone_and_goes_with_it",
         ),
         "C39": (
             "tests/unit/models/test_providers.py::test_the_host_chooses_the_key_variable",

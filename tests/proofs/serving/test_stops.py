@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.commands.test_serve import Bench, ended, status_of
+from tests.proofs.serving.test_serve import Bench, ended, status_of
 from tests.support.command import Vlsb
 from tests.support.fake_engine import STAGES, living
 from tests.support.waiting import wait_until

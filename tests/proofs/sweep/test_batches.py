@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_sweep_cost import A_DOLLAR, SAMPLES, Costly
+from tests.proofs.sweep.test_sweep_cost import A_DOLLAR, SAMPLES, Costly
 from tests.support.command import Vlsb
 from tests.support.endpoint import persona
 from tests.support.sweeps import tables

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_sweep_cost import IN_FLIGHT, MODELS, SAMPLES, Costly
+from tests.proofs.sweep.test_sweep_cost import IN_FLIGHT, MODELS, SAMPLES, Costly
 from tests.support.command import Vlsb
 from tests.support.endpoint import settle
 from tests.support.sweeps import Held, processes_of

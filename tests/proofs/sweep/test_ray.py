@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands.test_sweep_cost import IN_FLIGHT, Costly
-from tests.commands.test_sweep_cost import SAMPLES as COSTLY_SAMPLES
+from tests.proofs.sweep.test_sweep_cost import IN_FLIGHT, Costly
+from tests.proofs.sweep.test_sweep_cost import SAMPLES as COSTLY_SAMPLES
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 
+pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
 from vlsb.analysis.given import controlled_differences
 from vlsb.analysis.paired import PairedShares, rate_differences
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
 from benchmarks import inference
 from tests.unit.analysis.test_rates import REFUSAL, UNSAFE
 from vlsb.analysis.rates import Interval, SampleOutcome

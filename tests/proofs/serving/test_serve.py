@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from tests.commands.test_panel import in_a_terminal, lines_of
+from tests.proofs.test_panel import in_a_terminal, lines_of
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Finished, Process, Vlsb
 from tests.support.engine_environment import write_environment
