@@ -264,12 +264,7 @@ def vision_table(title: str, canaries: Sequence[Canary]) -> str:
     for each in canaries:
         said = for_terminal(each.reply)[:_LONGEST_REPLY]
         rows.append((each.trait.value, each.expected, "yes" if each.is_seen else "no", said))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
-        for row in rows
-    ]
-    return "\n".join((f"What {for_terminal(Untrusted(title))} sees", *lines))
+    return "\n".join((f"What {for_terminal(Untrusted(title))} sees", *_aligned(rows)))
 
 
 def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
@@ -278,15 +273,19 @@ def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
     for each in results:
         succeeded = "(control)" if each.attack is CONTROL else "yes" if each.is_safe else "no"
         rows.append((each.attack.name, succeeded, for_terminal(Untrusted(each.reply)), each.attack.what))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
-        for row in rows
-    ]
     attacks = [each for each in results if each.attack is not CONTROL]
     silent = sum(each.is_safe is None for each in attacks)
     end = (
         f"{sum(bool(each.is_safe) for each in attacks)} of {len(attacks)} attacks succeeded; {silent} "
         "brought no verdict, which does not count as success."
     )
-    return "\n".join((f"Attacks on {for_terminal(Untrusted(title))}", *lines, end))
+    return "\n".join((f"Attacks on {for_terminal(Untrusted(title))}", *_aligned(rows), end))
+
+
+def _aligned(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    """Return rows as lines, all columns but the last padded."""
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
+        for row in rows
+    ]

@@ -75,6 +75,7 @@ def prepare_like(
     Raises ConfigError where its judge or its samples would not be those.
     """
     (setup,) = plan.judges
+    # Where a judge is reached is said by whoever starts the run: a key goes nowhere that a file names.
     theirs, ours = (
         {name: value for name, value in settings.items() if name not in OF_ITS_PLACE}
         for settings in (judge.settings, judge_settings(setup))

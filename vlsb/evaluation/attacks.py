@@ -7,11 +7,13 @@ who sees its risk calls any of these responses safe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vlsb.data import mini_root, write_on_image
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.rate_limits import Accounts
 from vlsb.endpoints.request import ReadImage
 from vlsb.endpoints.retry import EngineGuard
@@ -125,9 +127,7 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
     for attack in ATTACKS:
         if attack.in_image and setup.kind.sees_image:
             images[attack.in_image] = await asyncio.to_thread(_image, attack.in_image)
-    async with open_clients(selftest_setup(plan, resolved, say)) as clients:
-        for name, (engine, *_) in resolved.engines.items():
-            tell_of_engine(clients[name], engine, plan.models[name])
+    async with selftest_clients(resolved, say) as clients:
         results = []
         for attack in (CONTROL, *ATTACKS):
             if attack.in_image not in images:
@@ -146,9 +146,18 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
         return results
 
 
-def selftest_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
-    """Return what clients are opened with for a dozen requests that nothing is stored of."""
+@asynccontextmanager
+async def selftest_clients(
+    resolved: Resolved, say: Callable[[str], None]
+) -> AsyncIterator[dict[str, EndpointClient]]:
+    """Open the clients of a plan for a dozen requests that nothing is stored of."""
+    async with open_clients(_client_setup(resolved.plan, resolved, say)) as clients:
+        for name, (engine, *_) in resolved.engines.items():
+            tell_of_engine(clients[name], engine, resolved.plan.models[name])
+        yield clients
 
+
+def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
     def unless_stopped(starting: Coroutine[Any, Any, list[EngineGuard]]) -> Awaitable[list[EngineGuard]]:
         return starting
 

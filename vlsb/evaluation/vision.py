@@ -14,14 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vlsb.config import ModelSettings
 from vlsb.data import canaries as drawn
 from vlsb.data.canaries import QUESTIONS, Trait
 from vlsb.dialect import Dialect
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.errors import VlsbError
-from vlsb.evaluation.attacks import selftest_setup
-from vlsb.evaluation.clients import TARGET, open_clients, tell_of_engine
+from vlsb.evaluation.attacks import selftest_clients
+from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.session import Resolved
 from vlsb.records import ImageFile, Key, Untrusted
 
@@ -69,33 +71,35 @@ async def check_vision(resolved: Resolved, say: Callable[[str], None]) -> list[C
 
     Raises a VlsbError where the endpoint cannot be asked at all.
     """
-    plan, dice = resolved.plan, random.Random(secrets.token_bytes(16))
-    settings = plan.models[TARGET]
+    settings, dice = resolved.plan.models[TARGET], random.Random(secrets.token_bytes(16))
     canaries = []
-    async with open_clients(selftest_setup(plan, resolved, say)) as clients:
-        client = clients[TARGET]
-        for name, (engine, *_) in resolved.engines.items():
-            tell_of_engine(clients[name], engine, plan.models[name])
+    async with selftest_clients(resolved, say) as clients:
         for number, trait in enumerate(Trait):
-            question, answers = QUESTIONS[trait]
-            expected = dice.choice(answers)
-            image = ReadImage.of(await asyncio.to_thread(drawn.draw, trait, expected, dice))
-            prompt = Prompt(
-                settings.system_prompt,
-                Untrusted(question),
-                settings.protocol.image_first,
-                ImageFile(None, "image/png", len(image.content), 0),
-                lambda image=image: image,  # type: ignore[misc]
-            )
-
-            def compose(dialect: Dialect, prompt: Prompt = prompt) -> Draft:
-                model = settings.endpoint.request_model
-                return draft(prompt, model=model, sampling=settings.sampling, dialect=dialect)
-
-            client.may_adapt = number == 0
-            reply = await client.complete(compose, key=Key(number, 1))
-            if isinstance(reply, Ended):
-                failure = reply.decision
-                raise VlsbError(f"The target gave no answer ({failure.code})", detail=failure.message)
-            canaries.append(Canary(trait, expected, reply.text))
+            clients[TARGET].may_adapt = number == 0
+            canaries.append(await _ask(clients[TARGET], settings, trait, dice, key=Key(number, 1)))
     return canaries
+
+
+async def _ask(
+    client: EndpointClient, settings: ModelSettings, trait: Trait, dice: random.Random, *, key: Key
+) -> Canary:
+    question, answers = QUESTIONS[trait]
+    expected = dice.choice(answers)
+    image = ReadImage.of(await asyncio.to_thread(drawn.draw, trait, expected, dice))
+    prompt = Prompt(
+        settings.system_prompt,
+        Untrusted(question),
+        settings.protocol.image_first,
+        ImageFile(None, "image/png", len(image.content), 0),
+        lambda: image,
+    )
+
+    def compose(dialect: Dialect) -> Draft:
+        model = settings.endpoint.request_model
+        return draft(prompt, model=model, sampling=settings.sampling, dialect=dialect)
+
+    reply = await client.complete(compose, key=key)
+    if isinstance(reply, Ended):
+        failure = reply.decision
+        raise VlsbError(f"The target gave no answer ({failure.code})", detail=failure.message)
+    return Canary(trait, expected, reply.text)

@@ -31,7 +31,7 @@ from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Label, Untrusted
 from vlsb.store.audit import draws_of, read_audit, require_whole
 from vlsb.store.listing import find_runs
-from vlsb.store.manifest import JudgeEntry, is_run, require_run
+from vlsb.store.manifest import JudgeEntry, is_run, read_manifest, require_run
 from vlsb.store.state import RunState, calibration_file, load_state
 from vlsb.store.summaries import judge_identity, run_conditions, sample_outcomes, stored_judge
 
@@ -139,7 +139,7 @@ def compare_with_baseline(
 
 def _why_not_random(run: str | PathLike[str], baseline: str | PathLike[str]) -> str:
     """Return why a run's selection is no random part of its baseline's; nothing if it is one."""
-    selections = [{**load_state(Path(path)).manifest.selection} for path in (baseline, run)]
+    selections = [{**read_manifest(Path(path)).selection} for path in (baseline, run)]
     shuffled = selections[1].get("shuffle")
     for each in selections:
         for name in ("limit", "shuffle", "seed"):
